@@ -1,0 +1,267 @@
+"""What a dataset returns, and the small tools every dataset needs: folder scan, label files, collation."""
+
+from __future__ import annotations
+
+import csv
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from data.images import EXTENSIONS, DomainFormat
+from data.sampler import SampleKey
+from options.schema import Group
+from util.errors import UserError
+from util.registry import Registry
+
+if TYPE_CHECKING:
+    from options.parse import RunOptions
+
+UNKNOWN = -1
+
+
+class DataError(UserError, ValueError):
+    """A folder or file that cannot be used; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One source image with a target image drawn for it. `A` is the source, `B` the target, in either direction."""
+
+    A: Tensor  # (C, H, W), [-1, 1]
+    B: Tensor | None  # (C, H, W), [-1, 1]; None where only the source is read
+    path_A: str
+    path_B: str
+    label_A: int  # class id of the source image, -1 unknown
+    file_A: int  # number of the source file in its sorted folder
+    index: int  # global sample index of this draw: epoch * samples per epoch + position
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N samples stacked. `A` (N, C, H, W) and `B` in [-1, 1]; `label_A`, `file_A`, `index` int64 (N,)."""
+
+    A: Tensor
+    B: Tensor | None
+    path_A: tuple[str, ...]
+    path_B: tuple[str, ...]
+    label_A: Tensor
+    file_A: Tensor
+    index: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        moved: dict[str, Any] = {
+            item.name: value.to(device, non_blocking=True)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    @property
+    def target(self) -> Tensor:
+        """B, for models that need it.
+
+        Raises:
+            DataError: the batch was read from the source domain alone.
+        """
+        if self.B is None:
+            raise DataError("this batch holds the source domain only; training needs both domains")
+        return self.B
+
+    def pin_memory(self) -> Batch:
+        pinned: dict[str, Any] = {
+            item.name: value.pin_memory()
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **pinned)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples; all images of a domain must have one size.
+
+    Raises:
+        DataError: sizes differ (only possible where --preprocess fixes none).
+    """
+    for side in ("A", "B"):
+        sizes = {tuple(image.shape) for s in samples if (image := getattr(s, side)) is not None}
+        if len(sizes) > 1:
+            raise DataError(
+                f"images of {side} in one batch differ in size ({' and '.join(map(str, sorted(sizes)[:2]))}); "
+                "use --batch_size 1, or a --preprocess with crop or resize"
+            )
+    targets = [s.B for s in samples if s.B is not None]
+    return Batch(
+        A=torch.stack([s.A for s in samples]),
+        B=torch.stack(targets) if targets else None,
+        path_A=tuple(s.path_A for s in samples),
+        path_B=tuple(s.path_B for s in samples),
+        label_A=torch.tensor([s.label_A for s in samples]),
+        file_A=torch.tensor([s.file_A for s in samples]),
+        index=torch.tensor([s.index for s in samples]),
+    )
+
+
+class Dataset(ABC, torch.utils.data.Dataset[Sample]):
+    """A training set of source and target images.
+
+    Attributes:
+        source, target: how each domain's files map to intensities (saved with the run).
+        source_files: the source's files in the order `file_A` counts them.
+        labels: class id of each source file, -1 unknown.
+        class_names: name of each class id, where known.
+        root: the folder that all paths are relative to.
+    """
+
+    root: Path
+    source: DomainFormat
+    target: DomainFormat
+    source_files: list[Path]
+    labels: list[int]
+    class_names: Mapping[int, str]
+    Options: ClassVar[type[Group]]
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, run: RunOptions, size_multiple: int = 4) -> Dataset:
+        """The training set of a run; sides of its images are multiples of `size_multiple`."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples in one epoch."""
+
+    @abstractmethod
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """The sample at `key.index` (an epoch's order is the sampler's), drawn for `key.epoch`."""
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples of this data set as a batch."""
+        return collate(samples)
+
+    @abstractmethod
+    def whole_source(self, file: int) -> Sample:
+        """Source file `file`, whole and without random changes, without a target."""
+
+
+DATASETS: Registry[Dataset] = Registry("dataset_mode", "data", "_dataset")
+
+
+def scan_folder(folder: Path) -> list[Path]:
+    """Every image file under `folder`, sub-folders included, sorted by path.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; --dataroot must hold it")
+    files = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower().lstrip(".") in _SUFFIXES and file.is_file()
+    )
+    if not files:
+        raise DataError(f"{folder}: holds no image (looked for {', '.join(sorted(_SUFFIXES))})")
+    return files
+
+
+_SUFFIXES = {extension.lower().lstrip(".") for extension in EXTENSIONS}
+
+
+def domain_folder(root: Path, phase: str, domain: str) -> Path:
+    """`<root>/<phase><domain>`; phase test falls back to val.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not root.is_dir():
+        raise DataError(f"--dataroot {root}: no such folder")
+    tried = [root / f"{prefix}{domain}" for prefix in ([phase, "val"] if phase == "test" else [phase])]
+    for folder in tried:
+        if folder.is_dir():
+            return folder
+    raise DataError(f"--dataroot {root}: has no folder {' or '.join(folder.name for folder in tried)}")
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Class ids by file (a posix path relative to the data root, or a bare name), and names by class id."""
+
+    ids: Mapping[str, int]
+    names: Mapping[int, str]
+
+
+def read_labels(table: Path) -> LabelTable:
+    """A label file with the columns file and label_id, and optionally label, the class's name.
+
+    Raises:
+        DataError: the file is missing, lacks a column, repeats a file, or has an id that is no whole number.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            missing = {"file", "label_id"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(f"{table}: lacks the column {' and '.join(sorted(missing))}")
+            return _table_of(reader, table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: cannot be read as a label file (UTF-8 CSV): {error}") from error
+
+
+def _table_of(reader: csv.DictReader[str], table: Path) -> LabelTable:
+    ids: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for row in reader:
+        name = Path(row["file"] or "").as_posix()
+        try:
+            label = int(row["label_id"] or UNKNOWN)
+        except ValueError:
+            raise DataError(
+                f"{table}, line {reader.line_num}: label_id '{row['label_id']}' is no whole number"
+            ) from None
+        if name in ids:
+            raise DataError(f"{table}, line {reader.line_num}: {name} appears twice")
+        ids[name] = label
+        names.setdefault(label, row.get("label") or str(label))
+    return LabelTable(ids, names)
+
+
+def labels_from_folders(files: Sequence[Path], folder: Path) -> tuple[list[int], dict[int, str]]:
+    """Class ids from the first sub-folder of each file, numbered by sorted name; files outside one get -1.
+
+    Raises:
+        DataError: there is no sub-folder.
+    """
+    parts = [file.relative_to(folder).parts for file in files]
+    names = [part[0] if len(part) > 1 else "" for part in parts]
+    classes = sorted(set(names) - {""})
+    if not classes:
+        raise DataError(f"{folder}: --labels_from_folders needs a sub-folder per class, and there is none")
+    return [classes.index(name) if name else UNKNOWN for name in names], dict(enumerate(classes))
+
+
+def labels_from_table(files: Sequence[Path], root: Path, known: LabelTable) -> list[int]:
+    """Class ids of `files` by their path relative to `root` (or by bare name), -1 where the table has none."""
+    return [
+        known.ids.get(file.relative_to(root).as_posix(), known.ids.get(file.name, UNKNOWN)) for file in files
+    ]
+
+
+def check_labels(labels: Sequence[int], files: Sequence[Path], num_classes: int) -> None:
+    """Raise where an id is not below `num_classes`."""
+    for label, file in zip(labels, files, strict=True):
+        if label >= num_classes or label < UNKNOWN:
+            raise DataError(
+                f"{file}: label_id {label} is not in 0..{num_classes - 1}; set --num_classes or correct the table"
+            )
+
+
+def histogram(labels: Sequence[int], names: Mapping[int, str] | None = None) -> str:
+    """`0: 240, 1: 240, unknown: 12`, for the start of a run."""
+    counts = Counter(labels)
+    words = {label: (names or {}).get(label, str(label)) for label in counts}
+    words[UNKNOWN] = "unknown"
+    order = sorted(counts, key=lambda label: (label == UNKNOWN, label))
+    return ", ".join(f"{words[label]}: {counts[label]}" for label in order)

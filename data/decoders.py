@@ -1,0 +1,304 @@
+"""From a file to its own numbers, exactly or not at all. `data.images` gives these numbers a meaning.
+
+Which decoder reads what follows from which one is exact:
+
+- PNG: OpenCV. Pillow cuts 16-bit colour down to 8 bits and fills missing rows with zeros.
+- TIFF above 8 bits, signed or float: OpenCV. Pillow cannot open float64 or float colour, and returns wrong
+  numbers for compressed big-endian floats.
+- TIFF up to 8 bits (palette, CMYK, 1 bit), JPEG, BMP: Pillow. OpenCV accepts a truncated JPEG and cannot read
+  a CMYK TIFF.
+
+What neither reads correctly (planar 16-bit colour, for one) is refused from the header.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+Raw = NDArray[Any]
+
+EXTENSIONS = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy"})
+MAX_PIXELS = 2**28  # 16,384 squared: above every sensor, below what fills a machine's memory
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0")  # the last is BigTIFF, of which Pillow reads one byte order only
+
+# Pillow's own guard against decompression bombs, set to the limit that holds for every decoder here.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+
+class ImageError(ValueError):
+    """An image file, or a set of them, that cannot be used; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    height: int  # as stored, before the orientation is applied
+    width: int
+    depth: str  # "uint8", "uint16" or "float32"
+    decoder: str  # "png" and "tiff" (both OpenCV) or "pillow"
+    orientation: int = 1  # EXIF/TIFF tag 274
+    gray: bool = False  # PNG gray with alpha: OpenCV repeats the gray into three channels
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """One ImageError that names the file, whatever goes wrong: on bad bytes a decoder may raise anything."""
+    try:
+        if not path.is_file():
+            raise ImageError("it does not exist or is no regular file")
+        yield
+    except Exception as error:
+        plain = isinstance(error, (ImageError, OSError))
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        raise ImageError(
+            f"{str(path)!r} cannot be read as an image: {reason}; replace, convert or remove it"
+        ) from error
+
+
+# --- headers
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) as `read_raw` will return them, without decoding.
+
+    Raises:
+        ImageError: the header cannot be read.
+    """
+    return describe(path)[:2]
+
+
+def describe(path: str | os.PathLike[str]) -> tuple[int, int, str]:
+    """Height and width as displayed, and depth ("uint8", "uint16", "float32"), from the header alone.
+
+    Raises:
+        ImageError: the header cannot be read.
+    """
+    path = Path(path)
+    with _explained(path):
+        if path.suffix.lower() == ".npy":
+            array = _map_npy(path)
+            return array.shape[0], array.shape[1], _depth_of(array.dtype)
+        with path.open("rb") as file:
+            header = _read_header(file)
+        if header.orientation >= 5:
+            return header.width, header.height, header.depth
+        return header.height, header.width, header.depth
+
+
+def _checked_size(height: int, width: int) -> tuple[int, int]:
+    if height < 1 or width < 1:
+        raise ImageError(f"its size is {height}x{width}")
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"its size {height}x{width} is above the limit of {MAX_PIXELS} pixels (cut it in tiles)"
+        )
+    return height, width
+
+
+def _read_header(file: BinaryIO) -> _Header:
+    start = file.read(8)
+    file.seek(0)
+    if not start:
+        raise ImageError("it is empty (0 bytes)")
+    if start == _PNG:
+        return _png_header(file)
+    return _tiff_header(file) if start[:4] in _TIFF else _pillow_header(file)
+
+
+def _exif_orientation(block: bytes) -> int:
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        value = exif.get(274, 1)
+    except (SyntaxError, ValueError, TypeError, struct.error):
+        return 1  # an unreadable EXIF block says nothing about the pixels
+    return value if value in range(1, 9) else 1
+
+
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and length of each chunk, the file standing at its body; ends with IEND."""
+    file.seek(len(_PNG))
+    while True:
+        head = file.read(8)
+        if len(head) < 8:
+            raise ImageError("it is truncated (a PNG without an end)")
+        length, kind = struct.unpack(">I4s", head)
+        body = file.tell()
+        yield kind, length
+        if kind == b"IEND":
+            return
+        file.seek(body + length + 4)
+
+
+def _check_png(file: BinaryIO) -> None:
+    """Compare the checksum of every critical chunk: how strict a PNG decoder is depends on its version."""
+    for kind, length in _png_chunks(file):
+        if kind[:1].isupper():
+            body, stored = file.read(length), file.read(4)
+            if stored != struct.pack(">I", zlib.crc32(kind + body)):
+                raise ImageError("it is damaged (a PNG checksum is wrong)")
+
+
+def _png_header(file: BinaryIO) -> _Header:
+    header, orientation = b"", 1
+    for kind, length in _png_chunks(file):
+        if kind == b"IHDR":
+            header = file.read(13)
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(file.read(length))
+    if len(header) < 13:
+        raise ImageError("it has no PNG header")
+    width, height, bits, colour = struct.unpack(">IIBB", header[:10])
+    depth = "uint16" if bits == 16 else "uint8"
+    return _Header(*_checked_size(height, width), depth, "png", orientation, gray=colour == 4)
+
+
+def _tiff_header(file: BinaryIO) -> _Header:
+    start = file.read(8)
+    if start[2:3] == b"+":
+        start += file.read(8)  # BigTIFF: the offset of the first page is eight bytes wide
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+    file.seek(tags.next)
+    tags.load(file)
+    bits, kinds = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
+    if len(bits) != 1 or len(kinds) != 1:
+        raise ImageError("its bands differ in kind")
+    bit, kind = bits.pop(), kinds.pop()
+    if bit not in (1, 2, 4, 8, 16, 32, 64) or kind not in (1, 2, 3, 4):
+        raise ImageError(f"its samples ({bit} bits, kind {kind}) are not supported; save 8, 16 or 32 bits")
+    plain = bit <= 8 and kind in (1, 4)
+    _check_tiff_layout(tags, deep=not plain)
+    depth = "uint8" if plain else "uint16" if bit == 16 and kind in (1, 4) else "float32"
+    orientation = tags.get(274, 1)
+    return _Header(
+        *_checked_size(int(tags[257]), int(tags[256])),
+        depth,
+        "pillow" if plain else "tiff",
+        orientation if orientation in range(1, 9) else 1,
+    )
+
+
+def _check_tiff_layout(tags: TiffImagePlugin.ImageFileDirectory_v2, deep: bool) -> None:
+    """Refuse what a decoder would silently return as one band, as 8 bits or with shuffled planes."""
+    samples, colour, extra = int(tags.get(277, 1)), tags.get(262, 1), tuple(tags.get(338, ()))
+    if deep and colour not in (0, 1, 2):
+        raise ImageError(f"colour kind {colour} is supported up to 8 bits only; save gray or RGB")
+    # Unspecified extra samples are taken for alpha beside RGB, for data beside gray (two-band radar, say).
+    bands = samples - (len(extra) if colour == 2 else sum(value != 0 for value in extra))
+    if bands not in (1, 3) and not (bands == 4 and colour == 5):
+        raise ImageError(f"it has {bands} bands (1 or 3 are supported); save the bands you need as .npy")
+    if deep and samples == 2:
+        raise ImageError("gray with alpha is supported up to 8 bits only; save it without alpha")
+    if deep and samples > 1 and tags.get(284, 1) == 2:
+        raise ImageError("its colours are stored as separate planes; save it interleaved or as .npy")
+
+
+def _pillow_header(file: BinaryIO) -> _Header:
+    with Image.open(file, formats=("JPEG", "BMP")) as image:
+        orientation = _exif_orientation(image.info.get("exif", b""))
+        return _Header(*_checked_size(image.height, image.width), "uint8", "pillow", orientation)
+
+
+def _map_npy(path: Path) -> Raw:
+    """An .npy file, not yet read, as (H, W) or (H, W, 3); channels last where a shape could be both."""
+    array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        raise ImageError("it is not one array of real numbers (see numpy.save)")
+    if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ImageError(f"its shape {array.shape} is not (H,W), (H,W,1), (H,W,3), (1,H,W) or (3,H,W)")
+    _checked_size(*array.shape[:2])
+    image: Raw = array
+    return image
+
+
+# --- pixels
+
+
+def read_raw(path: str | os.PathLike[str]) -> Raw:
+    """The file's own numbers: (H, W) or (H, W, 3) in RGB order, uint8, uint16 or float32.
+
+    Signed and 32-bit integers and float64 become float32 (exact up to 2^24 for integers), 1 bit becomes uint8
+    0/255. Alpha is dropped, a palette expanded to its colours, CMYK converted to RGB, an EXIF or TIFF
+    orientation applied; of several pages the first is read. The kind of file is told by its content (.npy: by
+    its name). A "white is zero" TIFF keeps its counts above 8 bits and is inverted below, as viewers do.
+
+    Raises:
+        ImageError: the file is missing, damaged, unsupported, above `MAX_PIXELS`, or holds NaN or infinity.
+    """
+    path = Path(path)
+    with _explained(path):
+        if path.suffix.lower() == ".npy":
+            return _native(_map_npy(path))
+        with path.open("rb") as file:
+            header = _read_header(file)
+            if header.decoder == "png":
+                _check_png(file)
+            file.seek(0)
+            array = _native(
+                _decode_pillow(file, header) if header.decoder == "pillow" else _decode_cv2(file, header)
+            )
+        if array.ndim not in (2, 3) or array.dtype != header.depth:
+            raise ImageError(f"the decoder gave {array.dtype} {array.shape}, its header says {header.depth}")
+        return array
+
+
+def _depth_of(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "b" or dtype == np.uint8:
+        return "uint8"
+    return "uint16" if dtype.kind == "u" and dtype.itemsize == 2 else "float32"
+
+
+def _native(array: Raw) -> Raw:
+    """A contiguous copy in uint8, uint16 or finite float32."""
+    with np.errstate(over="ignore"):
+        copy: Raw = np.array(array, dtype=_depth_of(array.dtype), order="C")
+    if copy.dtype == np.float32 and (bad := copy.size - int(np.isfinite(copy).sum())):
+        raise ImageError(
+            f"{bad} of its {copy.size} values are NaN, infinite or beyond float32; fill them in first"
+        )
+    return copy * np.uint8(255) if array.dtype.kind == "b" else copy
+
+
+def _turned(array: Raw, orientation: int) -> Raw:
+    """Undo an EXIF orientation (1-8): 5-8 swap the axes; then rows, columns or both are reversed."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return array[::rows, ::columns]
+
+
+def _decode_cv2(file: BinaryIO, header: _Header) -> Raw:
+    array: Any = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ImageError("the decoder gave no image (truncated, damaged or of an unsupported kind)")
+    if array.ndim == 3:
+        array = array[:, :, 0] if header.gray else array[:, :, 2::-1]  # BGR or BGRA to RGB
+    # OpenCV applies the orientation of a TIFF itself, and ignores that of a PNG.
+    pixels: Raw = _turned(array, header.orientation) if header.decoder == "png" else array
+    return pixels
+
+
+def _decode_pillow(file: BinaryIO, header: _Header) -> Raw:
+    with Image.open(file, formats=("JPEG", "BMP", "TIFF")) as image:
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            raise ImageError(f"its mode is {image.mode}, which its header does not say")
+        is_tiff = image.format == "TIFF"
+        array = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
+    return array if is_tiff else _turned(array, header.orientation)  # Pillow turns a TIFF itself

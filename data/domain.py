@@ -1,0 +1,155 @@
+"""One domain of a data set: its files, how their intensities are read, and their labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from data.base import (
+    UNKNOWN,
+    DataError,
+    domain_folder,
+    labels_from_folders,
+    labels_from_table,
+    read_labels,
+    scan_folder,
+)
+from data.images import DomainFormat, decode, estimate_format, parse_window
+from data.transforms import Preprocess
+from options.schema import Group, OptionError, option
+from util.files import write_atomic
+
+if TYPE_CHECKING:
+    from options.parse import RunOptions
+
+LABELS_FILE = "labels.csv"
+DOMAINS_FILE = "domains.json"
+
+
+@dataclass(frozen=True)
+class FolderOptions(Group):
+    """labels of the source images"""
+
+    labels_A: str | None = option(
+        None, f"label file of the source (columns file,label,label_id); none: <dataroot>/{LABELS_FILE} if there"
+    )
+    labels_from_folders: bool = option(False, "class sub-folders of the source's folder are its labels")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Files of one folder, read with one format into a number of channels."""
+
+    folder: Path
+    files: list[Path]
+    format: DomainFormat
+    channels: int
+    labels: list[int] = field(default_factory=list)
+    class_names: Mapping[int, str] = field(default_factory=dict)
+
+    def read(self, file: int) -> Tensor:
+        """File number `file`, (channels, H, W) in [0, 1]."""
+        return decode(self.files[file], self.channels, self.format)
+
+
+def open_domain(
+    folder: Path, channels: int, window: str, *, most: float, seed: int, known: DomainFormat | None = None
+) -> Domain:
+    """Scan a folder and settle how its files map to intensities.
+
+    Args:
+        window: rule of `--window_A` and `--window_B`, used unless the format is `known` from the run.
+        most: read at most so many files.
+
+    Raises:
+        DataError, ImageError: the folder or its files cannot be used.
+    """
+    files = scan_folder(folder)
+    files = files if most >= len(files) else files[: int(most)]
+    return Domain(folder, files, known or estimate_format(files, parse_window(window), seed), channels)
+
+
+def labels_for(domain: Domain, root: Path, options: FolderOptions) -> tuple[list[int], Mapping[int, str]]:
+    """Class id of each file (-1 unknown) and the classes' names, as the options say.
+
+    Raises:
+        DataError: a table that was asked for is missing or labels nothing; contradictory options.
+    """
+    if options.labels_from_folders and options.labels_A:
+        raise OptionError("--labels_from_folders and --labels_A: use one of them")
+    if options.labels_from_folders:
+        return labels_from_folders(domain.files, domain.folder)
+    table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
+    if not options.labels_A and not table.is_file():
+        return [UNKNOWN] * len(domain.files), {}
+    known = read_labels(table)
+    labels = labels_from_table(domain.files, root, known)
+    if options.labels_A and all(label == UNKNOWN for label in labels):
+        raise DataError(
+            f"--labels_A {table}: labels none of the {len(labels)} images of {domain.folder}; its column file must "
+            f"hold paths relative to {root}, for example {domain.files[0].relative_to(root).as_posix()}"
+        )
+    return labels, known.names
+
+
+def open_domains(run: RunOptions, phase: str = "train") -> tuple[Domain, Domain]:
+    """Source (with its labels) and target of a run, with the formats the run has kept if it has any."""
+    data, nets, root = run.data, run.networks, Path(run.data.dataroot)
+    sides = "AB" if data.direction == "AtoB" else "BA"
+    windows = {"A": data.window_A, "B": data.window_B}
+    kept = load_formats(run.folder) if run.experiment.continue_train else None
+    source, target = (
+        open_domain(
+            domain_folder(root, phase, side),
+            channels,
+            windows[side],
+            most=data.max_dataset_size,
+            seed=run.experiment.seed,
+            known=kept[number] if kept else None,
+        )
+        for number, (side, channels) in enumerate(zip(sides, (nets.input_nc, nets.output_nc), strict=True))
+    )
+    labels, names = labels_for(source, root, run.dataset)  # type: ignore[arg-type]
+    return replace(source, labels=labels, class_names=names), target
+
+
+def preprocess_from(run: RunOptions, size_multiple: int) -> Preprocess:
+    """The training geometry of a run.
+
+    Raises:
+        OptionError: a bad --preprocess, --load_size or --crop_size.
+    """
+    data = run.data
+    try:
+        return Preprocess.parse(
+            data.preprocess, data.load_size, data.crop_size, flip=not data.no_flip, multiple=size_multiple
+        )
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+
+
+def save_formats(folder: Path, source: DomainFormat, target: DomainFormat) -> None:
+    """Keep with the run how each domain's intensities are read, so that translations can be written back."""
+    content = {"source": source.to_dict(), "target": target.to_dict()}
+    write_atomic(folder / DOMAINS_FILE, json.dumps(content, indent=2).encode())
+
+
+def load_formats(folder: Path) -> tuple[DomainFormat, DomainFormat] | None:
+    """Source and target format of a run, or None where it has none yet.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / DOMAINS_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        return DomainFormat.from_dict(content["source"]), DomainFormat.from_dict(content["target"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is damaged ({error}); restore it from a copy of the run") from error

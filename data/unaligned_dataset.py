@@ -1,0 +1,101 @@
+"""Two folders of unpaired images: `<dataroot>/trainA` and `<dataroot>/trainB`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from data.base import DATASETS, Dataset, Sample
+from data.domain import Domain, FolderOptions, open_domains, preprocess_from
+from data.sampler import SampleKey
+from data.transforms import Preprocess
+from options.schema import Group
+from util.seeding import generator
+
+if TYPE_CHECKING:
+    from options.parse import RunOptions
+
+
+@DATASETS.register("unaligned")
+class UnalignedDataset(Dataset):
+    """Source images in the sampler's order, each with a target image drawn at random.
+
+    An epoch is as long as the larger domain; the smaller one starts again.
+
+    Args:
+        source, target: the domains, whichever direction; the source carries the labels.
+        root: the folder that paths are relative to.
+        preprocess: geometry of training images; `late_preprocess` from epoch `late_epoch` on.
+        serial: pair files by number instead of drawing the target.
+        seed: keys the target's choice and every crop and flip, together with epoch and position.
+    """
+
+    Options: ClassVar[type[Group]] = FolderOptions
+
+    def __init__(
+        self,
+        source: Domain,
+        target: Domain,
+        root: Path,
+        preprocess: Preprocess,
+        *,
+        serial: bool = False,
+        seed: int = 0,
+        late_preprocess: Preprocess | None = None,
+        late_epoch: int = 0,
+    ) -> None:
+        self._source, self._target, self.root = source, target, root
+        self.source, self.target = source.format, target.format
+        self.source_files, self.labels, self.class_names = source.files, source.labels, source.class_names
+        self._preprocess, self._serial, self._seed = preprocess, serial, seed
+        self._late, self._late_epoch = late_preprocess or preprocess, late_epoch
+
+    @classmethod
+    def from_options(cls, run: RunOptions, size_multiple: int = 4) -> UnalignedDataset:
+        source, target = open_domains(run)
+        preprocess = preprocess_from(run, size_multiple)
+        return cls(
+            source,
+            target,
+            Path(run.data.dataroot),
+            preprocess,
+            serial=run.data.serial_batches,
+            seed=run.experiment.seed,
+            # As in CUT: once the learning rate falls, images are seen at the scale of a test.
+            late_preprocess=replace(preprocess, load_size=preprocess.crop_size),
+            late_epoch=run.schedule.n_epochs + 1,
+        )
+
+    def __len__(self) -> int:
+        return max(len(self._source.files), len(self._target.files))
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        file_a = key.index % len(self._source.files)
+        file_b = key.index % len(self._target.files)
+        if not self._serial:
+            draw = generator(self._seed, "target", key.epoch, key.position)
+            file_b = int(torch.randint(len(self._target.files), (), generator=draw))
+        late = key.epoch >= self._late_epoch > 0
+        preprocess = self._late if late else self._preprocess
+        a, b = (
+            preprocess(domain.read(file), generator(self._seed, side, key.epoch, key.position), key.index)
+            for side, domain, file in (("A", self._source, file_a), ("B", self._target, file_b))
+        )
+        return Sample(
+            A=a * 2 - 1,
+            B=b * 2 - 1,
+            path_A=self._source.files[file_a].relative_to(self.root).as_posix(),
+            path_B=self._target.files[file_b].relative_to(self.root).as_posix(),
+            label_A=self.labels[file_a],
+            file_A=file_a,
+            index=key.epoch * len(self) + key.position,
+        )
+
+    def whole_source(self, file: int) -> Sample:
+        preprocess = self._preprocess.for_inference()
+        image = preprocess(self._source.read(file), generator(self._seed, "whole", file))
+        path = self._source.files[file].relative_to(self.root).as_posix()
+        return Sample(image * 2 - 1, None, path, "", self.labels[file], file, file)

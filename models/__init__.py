@@ -1,0 +1,45 @@
+"""Models: `MODELS.get(name)` finds `models/<name>_model.py`; `load_run` brings a trained one back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.base import MODELS, Model
+from util.checkpoint import load_weights
+
+__all__ = ["MODELS", "load_run", "load_trained"]
+
+
+def load_trained(run: Any, device: torch.device) -> Model[Any]:
+    """The model of a run's options with its exported weights, ready to translate and explain.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit.
+    """
+    model = MODELS.get(run.experiment.model).from_options(run)
+    for name in model.inference_nets:
+        load_weights(run.folder / f"{run.experiment.epoch}_net_{name}.pth", model.nets[name])
+    model.to(device)
+    model.train(False)
+    return model
+
+
+def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu") -> Model[Any]:
+    """Bring a trained model back from its run folder.
+
+    Args:
+        folder: `<checkpoints_dir>/<name>`.
+        epoch: which exported weights: latest, a number, or iter_NUMBER.
+
+    Raises:
+        OptionError, CheckpointError: the folder is no run, or lacks these weights.
+    """
+    # Imported here: this package is below the options (the one exception to the floors).
+    from options.parse import inference_options
+
+    folder = Path(folder)
+    flags = ["--checkpoints_dir", str(folder.parent), "--name", folder.name, "--epoch", epoch]
+    return load_trained(inference_options((), flags), torch.device(device))

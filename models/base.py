@@ -1,0 +1,162 @@
+"""What a model is: the networks it owns, what one forward pass computes, and the phases that train them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from options.schema import Group
+from util.registry import Registry
+from util.seeding import StepInfo
+from util.visual.pictures import to_uint8
+
+if TYPE_CHECKING:
+    from data.base import Batch
+    from options.parse import RunOptions
+
+
+@dataclass(frozen=True)
+class State:
+    """What one forward pass computed. Models extend it; whatever must carry a gradient is made in it."""
+
+    batch: Batch
+    info: StepInfo
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass(frozen=True)
+class Phase(Generic[S]):
+    """One backward pass and one optimiser step for some networks.
+
+    Attributes:
+        name: the phase's total in the log, for example `D`.
+        nets: names of the networks it trains; every other one is frozen meanwhile.
+        losses: weighted terms by log name; their sum goes backward. A weight of 0 computes nothing.
+    """
+
+    name: str
+    nets: tuple[str, ...]
+    losses: Callable[[S], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Class evidence in N inputs and their translations, each explained for the same class.
+
+    Attributes:
+        classes: (N,) int64, the class explained.
+        probabilities, probabilities_fake: (N, K), the head's softmax on input and translation.
+        cam, cam_fake: (N, h, w) >= 0, unnormalised maps of the input and of the translation.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    probabilities_fake: Tensor
+    cam: Tensor
+    cam_fake: Tensor
+
+
+class Model(ABC, Generic[S]):
+    """Base of every model. The engine does everything that is not said here.
+
+    Attributes:
+        nets: the networks by their name in checkpoints (`latest_net_<name>.pth`).
+        inference_nets: those that translating and explaining need.
+        phases: trained in this order in every step.
+        size_multiple: sides of an image must be multiples of it.
+        messages: what happened and the user must know; the engine prints and empties it.
+    """
+
+    Options: ClassVar[type[Group]]
+    DATASET_MODE: ClassVar[str] = "unaligned"
+
+    nets: dict[str, nn.Module]
+    inference_nets: tuple[str, ...] = ("G",)
+    phases: Sequence[Phase[S]]
+    size_multiple: int = 4
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, run: RunOptions) -> Model[Any]:
+        """Build the model; the only place where it sees options.
+
+        Raises:
+            OptionError: options that contradict each other.
+        """
+
+    @abstractmethod
+    def forward_train(self, batch: Batch, info: StepInfo) -> S:
+        """Translations and every feature the losses need, from one pass each."""
+
+    @abstractmethod
+    def translate(self, source: Tensor) -> Tensor:
+        """Translations (N, C, H, W) in [-1, 1] of (N, C, H, W) in [-1, 1]; sides multiples of size_multiple."""
+
+    def explain(self, source: Tensor, fake: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Where the model sees class evidence, in inputs and in their translations.
+
+        Args:
+            source, fake: (N, C, H, W) in [-1, 1].
+            classes: (N,) int64 classes to explain; -1, or None for all: the head's choice on the source.
+
+        Raises:
+            NotImplementedError: the model has no class head.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no class head to explain; train with --model cutcam")
+
+    def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
+        """Called before an epoch's first step; `read_source` reads all source images, whole, in file order."""
+
+    def check_data(self, labels: Sequence[int]) -> None:
+        """Called once with the source labels (-1 unknown) before training; raises where they cannot be used."""
+
+    def visuals(self, state: S) -> dict[str, np.ndarray]:
+        """Pictures (H, W, 3) uint8 of the first sample of a step, by name."""
+        pictures = {"real_A": state.batch.A[0]}
+        if state.batch.B is not None:
+            pictures["real_B"] = state.batch.B[0]
+        return {name: to_uint8(picture) for name, picture in pictures.items()}
+
+    @torch.no_grad()
+    def panel(self, source: Tensor) -> dict[str, list[np.ndarray]]:
+        """Columns of pictures of fixed inputs, by heading: how the run develops."""
+        fake = self.translate(source)
+        return {"input": [to_uint8(x) for x in source], "translation": [to_uint8(x) for x in fake]}
+
+    def monitors(self, state: S) -> dict[str, Tensor]:
+        """Values that are watched but not trained on, computed when the log is written."""
+        return {}
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside networks and optimisers: tensors and plain values."""
+        return {}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what extra_state returned."""
+
+    def to(self, device: torch.device) -> Model[S]:
+        for net in self.nets.values():
+            net.to(device)
+        return self
+
+    def train(self, mode: bool = True) -> None:
+        for net in self.nets.values():
+            net.train(mode)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.nets["G"].parameters()).device
+
+
+MODELS: Registry[Model[Any]] = Registry("model", "models", "_model")

@@ -1,0 +1,294 @@
+"""CUT and FastCUT (Park et al., ECCV 2020): one-sided translation by patchwise contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.base import MODELS, Model, Phase, State
+from models.builders import discriminator_from, generator_from, initialised
+from models.losses.gan import gan_loss, gradient_penalty
+from models.losses.patch_nce import patch_nce
+from models.networks import Generator, PatchSampleF, draw_patch_ids
+from models.networks.patch_sampler import PATCH_SAMPLERS
+from options.schema import Group, OptionError, option
+from util.seeding import StepInfo, generator
+from util.visual.pictures import to_uint8
+
+if TYPE_CHECKING:
+    from data.base import Batch
+    from options.parse import RunOptions
+
+
+@dataclass(frozen=True)
+class CutOptions(Group):
+    """CUT: contrastive and adversarial loss"""
+
+    CUT_mode: str = option("CUT", "preset of the paper: CUT or FastCUT", choices=("CUT", "FastCUT"))
+    lambda_GAN: float = option(1.0, "weight of the adversarial loss of G", low=0)
+    lambda_NCE: float = option(1.0, "weight of the contrastive loss", low=0)
+    lambda_GP: float = option(10.0, "weight of the gradient penalty of --gan_mode wgangp", low=0)
+    nce_idt: bool = option(True, "contrastive loss also between y and G(y)")
+    nce_layers: tuple[int, ...] = option((0, 4, 8, 12, 16), "layers of G that are contrasted", low=0)
+    nce_includes_all_negatives_from_minibatch: bool = option(
+        False, "negatives from the whole batch instead of the same image"
+    )
+    netF: str = option("mlp_sample", "embedding of patches", choices=PATCH_SAMPLERS)
+    netF_nc: int = option(256, "length of an embedded patch", low=1)
+    nce_T: float = option(0.07, "temperature of the contrastive loss", low=1e-4)
+    num_patches: int = option(256, "patches per layer and image", low=1)
+    flip_equivariance: bool = option(False, "mirror G's input at random, and its features back")
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "fastcut": {
+            "lambda_NCE": 10.0,
+            "nce_idt": False,
+            "flip_equivariance": True,
+            "n_epochs": 150,
+            "n_epochs_decay": 50,
+        }
+    }
+
+    @classmethod
+    def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        defaults = dict(cls.PRESETS.get(str(given.get("CUT_mode", "")).lower(), {}))
+        if str(given.get("netG", "")).startswith("unet"):  # a U-Net numbers its layers by level
+            defaults["nce_layers"] = (0, 1, 2, 3, 4)
+        return defaults
+
+
+@dataclass(frozen=True)
+class CutState(State):
+    """One pass of G over the source (and, for the identity terms, the target), and its features.
+
+    Feature lists go by nce_layers. `queries` may be missing where no loss reads them. With `mirrored`, G saw
+    mirrored images: `fake_B` and `idt_B` are mirrored, while all features are turned back and `key` features
+    come from the unmirrored images.
+    """
+
+    generated: Tensor  # (N or 2N, C, H, W), G(x) and, where asked for, G(y) after it
+    seen_A: Sequence[Tensor]  # E(x) of the pass that made fake_B; carries gradient
+    key_A: Sequence[Tensor]  # E(x) to compare with; the same tensors unless mirrored
+    query_A: Sequence[Tensor]  # E(G(x))
+    key_B: Sequence[Tensor]  # E(y)
+    query_B: Sequence[Tensor]  # E(G(y))
+    mirrored: bool
+
+    @property
+    def fake_B(self) -> Tensor:
+        """G(x), (N, C, H, W) in [-1, 1]."""
+        return self.generated[: len(self.batch.A)]
+
+    @property
+    def idt_B(self) -> Tensor | None:
+        """G(y), (N, C, H, W) in [-1, 1], where a loss needs it."""
+        return self.generated[len(self.batch.A) :] if len(self.generated) > len(self.batch.A) else None
+
+    def upright(self, image: Tensor) -> Tensor:
+        """A generated image the way round its input is."""
+        return image.flip(-1) if self.mirrored else image
+
+
+@dataclass(frozen=True)
+class GanWeights:
+    """Weights per position of D's map, mean 1 per image: for D's fake and real term, and for G's term."""
+
+    d_fake: Tensor | None = None
+    d_real: Tensor | None = None
+    g_fake: Tensor | None = None
+
+
+@MODELS.register("cut")
+class CutModel(Model[CutState]):
+    """G translates, D judges, F embeds patches of G's encoder.
+
+    Args:
+        nets: `G`, `F` and, where there is an adversarial loss, `D`.
+        nce_layers: layer ids of G that are contrasted.
+        others: keyword arguments named as in CutOptions.
+    """
+
+    Options: ClassVar[type[Group]] = CutOptions
+
+    def __init__(
+        self,
+        nets: dict[str, nn.Module],
+        *,
+        nce_layers: Sequence[int],
+        lambda_GAN: float = 1.0,
+        lambda_NCE: float = 1.0,
+        lambda_GP: float = 10.0,
+        nce_idt: bool = True,
+        all_negatives: bool = False,
+        nce_T: float = 0.07,
+        num_patches: int = 256,
+        flip_equivariance: bool = False,
+        gan_mode: str = "lsgan",
+    ) -> None:
+        super().__init__()
+        self.nets = nets
+        self.generator: Generator = nets["G"]  # type: ignore[assignment]
+        self.sampler: PatchSampleF = nets["F"]  # type: ignore[assignment]
+        self.size_multiple = self.generator.size_multiple
+        self.nce_layers = tuple(nce_layers)
+        self.lambda_GAN, self.lambda_NCE, self.lambda_GP = lambda_GAN, lambda_NCE, lambda_GP
+        self.nce_idt, self.all_negatives, self.nce_T = nce_idt, all_negatives, nce_T
+        self.num_patches, self.flip_equivariance, self.gan_mode = num_patches, flip_equivariance, gan_mode
+        trained = tuple(name for name in nets if name != "D")
+        phases: list[Phase[Any]] = [Phase("D", ("D",), self.d_losses)] if "D" in nets else []
+        self.phases = [*phases, Phase("G", trained, self.g_losses)]
+
+    @classmethod
+    def from_options(cls, run: RunOptions) -> CutModel:
+        return cls(cls.networks_from(run), **cls.arguments_from(run))
+
+    @classmethod
+    def networks_from(cls, run: RunOptions) -> dict[str, nn.Module]:
+        """G, F and D of a run, in the order of their first weights."""
+        opt: CutOptions = run.model  # type: ignore[assignment]
+        net = generator_from(run)
+        try:
+            channels = net.feature_channels(opt.nce_layers)
+        except ValueError as error:
+            raise OptionError(f"--nce_layers {','.join(map(str, opt.nce_layers))}: {error}") from error
+        sampler = initialised(PatchSampleF(channels, opt.netF, opt.netF_nc), run, "F")
+        nets: dict[str, nn.Module] = {"G": net, "F": sampler}
+        return nets | ({"D": discriminator_from(run)} if opt.lambda_GAN > 0 else {})
+
+    @classmethod
+    def arguments_from(cls, run: RunOptions) -> dict[str, Any]:
+        """Keyword arguments of the constructor.
+
+        Raises:
+            OptionError: options that contradict each other.
+        """
+        opt: CutOptions = run.model  # type: ignore[assignment]
+        if not opt.nce_layers:
+            raise OptionError("--nce_layers: name at least one layer")
+        if opt.nce_idt and run.networks.input_nc != run.networks.output_nc:
+            raise OptionError(
+                f"--nce_idt True: G(y) needs --input_nc {run.networks.input_nc} and --output_nc "
+                f"{run.networks.output_nc} to be equal; use --nce_idt False"
+            )
+        return {
+            "nce_layers": opt.nce_layers,
+            "lambda_GAN": opt.lambda_GAN,
+            "lambda_NCE": opt.lambda_NCE,
+            "lambda_GP": opt.lambda_GP,
+            "nce_idt": opt.nce_idt and opt.lambda_NCE > 0,
+            "all_negatives": opt.nce_includes_all_negatives_from_minibatch,
+            "nce_T": opt.nce_T,
+            "num_patches": opt.num_patches,
+            "flip_equivariance": opt.flip_equivariance,
+            "gan_mode": run.optim.gan_mode,
+        }
+
+    # -- forward ----------------------------------------------------------------------------------------------
+
+    @property
+    def translates_target(self) -> bool:
+        """Whether a loss needs G(y)."""
+        return self.nce_idt
+
+    @property
+    def reads_queries(self) -> bool:
+        """Whether a loss needs E(G(x))."""
+        return self.lambda_NCE > 0
+
+    def forward_train(self, batch: Batch, info: StepInfo) -> CutState:
+        images = torch.cat([batch.A, batch.target]) if self.translates_target else batch.A
+        count, layers = len(batch.A), self.nce_layers
+        mirrored = self.flip_equivariance and bool(torch.rand((), generator=info.generator("flip")) < 0.5)
+        made, seen = self.generator.with_features(images.flip(-1) if mirrored else images, layers)
+        # D needs the translation of x only; where no loss contrasts G(y), its features are not computed.
+        asked = made if self.nce_idt else made[:count]
+        query = self.generator.encode(asked, layers) if self.reads_queries else []
+        key = seen
+        if mirrored:
+            seen, query = _flipped(seen), _flipped(query)
+            with torch.no_grad():  # keys must come from the images as they are, and carry no gradient
+                key = self.generator.encode(images, layers)
+        return CutState(
+            batch=batch,
+            info=info,
+            generated=made,
+            seen_A=[f[:count] for f in seen],
+            key_A=[f[:count] for f in key],
+            query_A=[f[:count] for f in query],
+            key_B=[f[count:] for f in key],
+            query_B=[f[count:] for f in query],
+            mirrored=mirrored,
+        )
+
+    def translate(self, source: Tensor) -> Tensor:
+        image: Tensor = self.generator(source)
+        return image
+
+    # -- losses -----------------------------------------------------------------------------------------------
+
+    def gan_weights(self, state: CutState) -> GanWeights:
+        """Weights of the adversarial terms; none here."""
+        return GanWeights()
+
+    def d_losses(self, state: CutState) -> dict[str, Tensor]:
+        """D's terms, each half, as in CUT."""
+        critic, weights = self.nets["D"], self.gan_weights(state)
+        fake, real = state.fake_B.detach(), state.batch.target
+        terms = {
+            "D_fake": 0.5 * gan_loss(critic(fake), False, self.gan_mode, weights=weights.d_fake),
+            "D_real": 0.5 * gan_loss(critic(real), True, self.gan_mode, weights=weights.d_real),
+        }
+        if self.gan_mode == "wgangp" and self.lambda_GP > 0:
+            draws = [torch.rand((), generator=self._keyed(state, int(index))) for index in state.batch.index]
+            alpha = torch.stack(draws).to(fake.device)
+            terms["D_GP"] = 0.5 * self.lambda_GP * gradient_penalty(critic, real, fake, alpha)
+        return terms
+
+    def g_losses(self, state: CutState) -> dict[str, Tensor]:
+        terms = {}
+        if self.lambda_GAN > 0:
+            judged = self.nets["D"](state.fake_B)
+            weight = self.gan_weights(state).g_fake
+            terms["G_GAN"] = self.lambda_GAN * gan_loss(judged, True, self.gan_mode, True, weight)
+        if self.lambda_NCE > 0:
+            share = 0.5 if self.nce_idt else 1.0
+            terms["NCE"] = share * self.contrast(state, state.query_A, state.key_A)
+            if self.nce_idt:
+                terms["NCE_Y"] = share * self.contrast(state, state.query_B, state.key_B)
+        return terms
+
+    def contrast(self, state: CutState, query: Sequence[Tensor], key: Sequence[Tensor]) -> Tensor:
+        """lambda_NCE times PatchNCE, averaged over positions, images and layers."""
+        info, images = state.info, len(query[0])
+        sizes = [feature.shape[-2] * feature.shape[-1] for feature in key]
+        ids = draw_patch_ids(
+            sizes, self.num_patches, info.seed, info.step, netF=self.sampler.netF, device=key[0].device
+        )
+        queries = self.sampler(query, ids)
+        with torch.no_grad():
+            keys = self.sampler(key, ids)
+        losses = [
+            patch_nce(q, k, images, self.nce_T, self.all_negatives).mean()
+            for q, k in zip(queries, keys, strict=True)
+        ]
+        return self.lambda_NCE * torch.stack(losses).mean()
+
+    def _keyed(self, state: CutState, sample: int) -> torch.Generator:
+        return generator(state.info.seed, "gradient penalty", state.info.step, sample)
+
+    # -- pictures ---------------------------------------------------------------------------------------------
+
+    def visuals(self, state: CutState) -> dict[str, np.ndarray]:
+        pictures = super().visuals(state) | {"fake_B": to_uint8(state.upright(state.fake_B)[0])}
+        if state.idt_B is not None:
+            pictures["idt_B"] = to_uint8(state.upright(state.idt_B)[0])
+        return {name: pictures[name] for name in ("real_A", "fake_B", "real_B", "idt_B") if name in pictures}
+
+
+def _flipped(features: Sequence[Tensor]) -> list[Tensor]:
+    return [feature.flip(-1) for feature in features]

@@ -1,0 +1,434 @@
+"""CUTCAM: CUT guided by class activation maps of G's own encoder.
+
+A class head on one of G's layers says what is in an image and where it sees it. Training asks that the
+translation shows the same class at the same place, and lets D look where the class is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import MODELS, Explanation
+from models.builders import initialised
+from models.cam.functional import (
+    CAM_NORMS,
+    correlation,
+    dead,
+    entropy,
+    gradcam_at_feature,
+    label_free_map,
+    normalize,
+    rectify,
+    std_over_mean,
+    top_mass,
+)
+from models.cut_model import CutModel, CutOptions, CutState, GanWeights
+from models.guards import CollapseGuard, GradientCap, MapMemory
+from models.losses.cam import adversarial_weights, cam_invariance
+from models.losses.classification import class_consistency
+from models.losses.edge import EDGE_MODES, edge_loss
+from models.losses.identity import identity_loss
+from models.networks import ClassHead
+from models.networks.class_head import POOLS
+from models.pseudo_labels import MODES, PseudoLabels
+from options.schema import Group, OptionError, option
+from util.errors import UserError
+from util.seeding import StepInfo
+from util.visual.overlay import overlay
+from util.visual.pictures import to_uint8
+
+if TYPE_CHECKING:
+    from data.base import Batch
+    from options.parse import RunOptions
+
+CAM_METHODS = ("gradcam", "gradcam_feature", "label_free")
+WARM_UP = 0.05  # share of the run that an automatic warm-up or ramp takes
+
+
+@dataclass(frozen=True)
+class CutCamOptions(CutOptions):
+    """CUTCAM: contrastive and adversarial loss, class head, class activation maps"""
+
+    CUT_mode: str = option(
+        "CUTCAM", "preset: CUTCAM (CUT's values) or FastCUT", choices=("CUTCAM", "CUT", "FastCUT")
+    )
+    num_classes: int = option(7, "classes of the head", low=2)
+    cam_layer: int = option(-1, "layer of the head and its maps, as an index into nce_layers; -1: the last")
+    cam_pool: str = option("gap", "pooling of the head: mean, log-mean-exp, or top 5 %", choices=POOLS)
+    cam_method: str = option(
+        "gradcam", "map: gradcam (at the head's hidden layer), gradcam_feature (at cam_layer), label_free",
+        choices=CAM_METHODS,
+    )
+    lambda_CLS: float = option(1.0, "weight of class consistency", low=0)
+    lambda_CAM: float = option(25.0, "weight of CAM invariance; means something only with --cam_norm", low=0)
+    lambda_IDT: float = option(0.0, "weight of |G(y) - y|", low=0)
+    lambda_EDGE: float = option(0.0, "weight of the Sobel edge loss", low=0)
+    cam_norm: str = option(
+        "minmax", "scale of maps in the CAM loss; minmax, mean: L1; l2: 2 - 2 cos; softmax: KL",
+        choices=tuple(CAM_NORMS),
+    )
+    cam_tau: float = option(1.0, "temperature of --cam_norm softmax", low=1e-6)
+    cam_eps: float = option(1e-6, "guard of the maps' normalisation", low=0)
+    cam_grad_cap: float = option(
+        1.0, "largest ratio of the CAM term's gradient on G(x) to the contrastive one's; 0: no cap", low=0
+    )
+    cam_weight_adv: bool = option(False, "weight D's map by the input's CAM")
+    cam_adv_side: str = option("both", "whose adversarial terms: D's and G's, or G's alone", choices=("both", "g"))
+    cam_adv_strength: float = option(1.0, "0: no weighting, 1: the map alone", low=0, high=1)
+    edge_mode: str = option("l1", "edges: equal (l1), aligned (ngf), not lost (keep)", choices=tuple(EDGE_MODES))
+    label_smoothing: float = option(0.1, "of the class loss", low=0, high=0.99)
+    head_dropout: float = option(0.0, "dropout in the class head", low=0, high=0.99)
+    pseudo_labels: str = option("kmeans", "labels for unlabelled images", choices=MODES)
+    pseudo_every: int = option(0, "epochs between rounds of pseudo-labels; 0: 1, and 5 after 5 rounds", low=0)
+    cls_start_epoch: float = option(
+        -1.0, "epochs before the class terms start; -1: 0 with labels, else 5 %% of the run", low=-1
+    )
+    cam_start_epoch: float = option(
+        -1.0, "epochs before the CAM terms start; -1: 5 %% of the run after the class terms", low=-1
+    )
+    collapse_window: int = option(200, "steps over which a collapsed head is recognised", low=2)
+    on_collapse: str = option("warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop"))
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = CutOptions.PRESETS
+
+
+class CollapseError(UserError, RuntimeError):
+    """The class head predicts one class for everything, and --on_collapse says stop."""
+
+
+@dataclass(frozen=True)
+class CutCamState(CutState):
+    """CUT's state, and what the head sees. Maps are raw (N, h, w) class maps for the same classes."""
+
+    labels: Tensor  # (N,) int64, true or pseudo, -1 none
+    logits_A: Tensor  # (N, K) of x; the head learns from these
+    logits_fake: Tensor  # (N, K) of G(x), by the frozen head
+    cam_A: Tensor  # of x, detached
+    cam_fake: Tensor  # of G(x), by the frozen head
+    has_cam: Tensor  # (N,) bool: the class explained is known, or the map needs none
+    cam_B: Tensor | None  # of y for the head's own choice, detached; where D's real term is weighted
+    cls_ramp: float  # 0 to 1
+    cam_ramp: float
+
+
+@MODELS.register("cutcam")
+class CutCamModel(CutModel):
+    """CUT with a class head `C` on G's encoder.
+
+    Args:
+        nets: `G`, `F`, `D` as in CUT and `C`, a ClassHead on the channels of the cam_layer.
+        cam_index: index of that layer in nce_layers.
+        opt: the model's own options, for the values that are used as they are.
+        seed: of the pseudo-labels.
+        cut: keyword arguments of CutModel.
+    """
+
+    Options: ClassVar[type[Group]] = CutCamOptions
+    inference_nets = ("G", "C")
+
+    def __init__(
+        self, nets: dict[str, nn.Module], *, cam_index: int, opt: CutCamOptions, seed: int = 0, **cut: Any
+    ) -> None:
+        super().__init__(nets, **cut)
+        self.head: ClassHead = nets["C"]  # type: ignore[assignment]
+        self.cam_index, self.opt = cam_index, opt
+        self.pseudo = PseudoLabels(opt.pseudo_labels, opt.num_classes, opt.pseudo_every, seed)
+        self.guard = CollapseGuard(opt.num_classes, opt.collapse_window)
+        self.cap = GradientCap(opt.cam_grad_cap if self.lambda_NCE > 0 else 0.0)
+        self.memory = MapMemory()
+        self.collapsed = False
+        self._all_labelled = False
+
+    @classmethod
+    def networks_from(cls, run: RunOptions) -> dict[str, nn.Module]:
+        nets = super().networks_from(run)
+        opt: CutCamOptions = run.model  # type: ignore[assignment]
+        layer = opt.nce_layers[_cam_index(opt)]
+        generator = nets["G"]
+        head = ClassHead(
+            generator.feature_channels([layer])[0],  # type: ignore[operator]
+            opt.num_classes,
+            opt.cam_pool,
+            dropout=opt.head_dropout,
+            border=generator.feature_border(layer),  # type: ignore[operator]
+        )
+        # G's small first weights would leave the head's hidden layer almost constant for thousands of steps.
+        initialised(head, run, "C", init_type="kaiming")
+        return nets | {"C": head}
+
+    @classmethod
+    def arguments_from(cls, run: RunOptions) -> dict[str, Any]:
+        opt: CutCamOptions = run.model  # type: ignore[assignment]
+        if opt.lambda_IDT > 0 and run.networks.input_nc != run.networks.output_nc:
+            raise OptionError(
+                f"--lambda_IDT {opt.lambda_IDT:g}: |G(y) - y| needs --input_nc {run.networks.input_nc} and "
+                f"--output_nc {run.networks.output_nc} to be equal; use --lambda_IDT 0"
+            )
+        cut = super().arguments_from(run)
+        return cut | {"cam_index": _cam_index(opt), "opt": opt, "seed": run.experiment.seed}
+
+    # -- forward ----------------------------------------------------------------------------------------------
+
+    @property
+    def translates_target(self) -> bool:
+        return self.nce_idt or self.opt.lambda_IDT > 0
+
+    @property
+    def reads_queries(self) -> bool:
+        return True
+
+    def forward_train(self, batch: Batch, info: StepInfo) -> CutCamState:
+        cut = super().forward_train(batch, info)
+        layer, count = self.cam_index, len(batch.A)
+        hidden_A = self.head.hidden_map(cut.seen_A[layer])
+        hidden_fake = self.head.hidden_map(cut.query_A[layer], frozen=True)
+        logits_A = self.head.logits_from_hidden(hidden_A)
+        labels = self.pseudo.resolve(batch.label_A, batch.file_A, logits_A)
+        classes = torch.where(labels >= 0, labels, logits_A.detach().argmax(1))
+        with torch.no_grad():
+            seen = hidden_A if not cut.mirrored else self.head.hidden_map(cut.key_A[layer])
+            cam_A = self.class_map(cut.key_A[layer], seen, classes)
+        cls_ramp, cam_ramp = self.ramps(info)
+        return CutCamState(
+            **{item.name: getattr(cut, item.name) for item in fields(CutState)},
+            labels=labels,
+            logits_A=logits_A,
+            logits_fake=self.head.logits_from_hidden(hidden_fake, frozen=True),
+            cam_A=cam_A,
+            cam_fake=self.class_map(cut.query_A[layer], hidden_fake, classes),
+            has_cam=(labels >= 0) | torch.full_like(labels, self.opt.cam_method == "label_free", dtype=torch.bool),
+            cam_B=self._target_map(cut, count) if self._weights_real() and cam_ramp > 0 else None,
+            cls_ramp=cls_ramp,
+            cam_ramp=cam_ramp,
+        )
+
+    def class_map(self, feature: Tensor, hidden: Tensor, classes: Tensor) -> Tensor:
+        """The raw map (N, h, w) of `classes` by --cam_method, with the head frozen."""
+        method = self.opt.cam_method
+        if method == "gradcam":
+            return self.head.class_map(hidden, classes, frozen=True)
+        border = self.head.border
+        if border:
+            feature = feature[:, :, border:-border, border:-border]
+        if method == "label_free":
+            return label_free_map(feature)
+        return gradcam_at_feature(
+            feature, hidden, self.head.project.weight.detach(), self.head.classify.weight.detach(), classes
+        )
+
+    @torch.no_grad()
+    def _target_map(self, state: CutState, count: int) -> Tensor:
+        """The map of the target image y for the class the head sees in it."""
+        layer = self.cam_index
+        if len(state.key_B[layer]):
+            feature = state.key_B[layer]
+        else:
+            feature = self.generator.encode(state.batch.target, [self.nce_layers[layer]])[0]
+        hidden = self.head.hidden_map(feature)
+        return self.class_map(feature, hidden, self.head.logits_from_hidden(hidden).argmax(1))
+
+    def _weights_real(self) -> bool:
+        return self.opt.cam_weight_adv and self.opt.cam_adv_side == "both" and "D" in self.nets
+
+    def ramps(self, info: StepInfo) -> tuple[float, float]:
+        """How far the class terms and the CAM terms are switched on, 0 to 1, at a step.
+
+        Starts given in epochs are compared with epochs, automatic ones with the share of the run; each ramp
+        takes 5 % of the run. With labels the head can learn from the first step.
+        """
+        if self.collapsed:
+            return 0.0, 0.0
+        per_epoch = info.fraction / info.progress if info.progress > 0 else 0.0
+        opt, automatic = self.opt, 0.0 if self._all_labelled else WARM_UP
+        cls = opt.cls_start_epoch * per_epoch if opt.cls_start_epoch >= 0 else automatic
+        cam = opt.cam_start_epoch * per_epoch if opt.cam_start_epoch >= 0 else cls + WARM_UP
+        at_once = opt.cls_start_epoch <= 0 and cls == 0.0
+        cls_ramp = 1.0 if at_once else (info.fraction - cls) / WARM_UP
+        cam_ramp = 1.0 if opt.cam_start_epoch == 0 else (info.fraction - cam) / WARM_UP
+        return min(1.0, max(0.0, cls_ramp)), min(1.0, max(0.0, cam_ramp))
+
+    # -- losses -----------------------------------------------------------------------------------------------
+
+    def gan_weights(self, state: CutState) -> GanWeights:
+        assert isinstance(state, CutCamState)
+        if not self.opt.cam_weight_adv or state.cam_ramp == 0:
+            return GanWeights()
+        strength = self.opt.cam_adv_strength * state.cam_ramp
+        size = self.nets["D"].output_size(*state.fake_B.shape[-2:])  # type: ignore[operator]
+        fake = adversarial_weights(self._explained(state, state.cam_A), size, strength, self.opt.cam_eps)
+        fake = fake.flip(-1) if state.mirrored else fake
+        if state.cam_B is None:
+            return GanWeights(g_fake=fake)
+        real = adversarial_weights(state.cam_B, size, strength, self.opt.cam_eps)
+        return GanWeights(d_fake=fake, d_real=real, g_fake=fake)
+
+    @staticmethod
+    def _explained(state: CutCamState, cam: Tensor) -> Tensor:
+        """The map, or zero (a dead map: uniform weights) where no class is known."""
+        return cam * state.has_cam[:, None, None]
+
+    def g_losses(self, state: CutState) -> dict[str, Tensor]:
+        assert isinstance(state, CutCamState)
+        opt, terms = self.opt, super().g_losses(state)
+        self._watch(state)
+        if opt.lambda_CLS * state.cls_ramp > 0:
+            soft = state.batch.label_A < 0
+            loss = class_consistency(state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing)
+            terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
+        if opt.lambda_CAM * state.cam_ramp > 0:
+            moved = cam_invariance(state.cam_A, state.cam_fake, opt.cam_norm, opt.cam_eps, opt.cam_tau)
+            term = opt.lambda_CAM * (moved * state.has_cam).mean()
+            if self.cap.due(state.info.step):
+                self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A))
+            terms["CAM"] = state.cam_ramp * self.cap.scale * term
+        if opt.lambda_IDT > 0 and state.idt_B is not None:
+            terms["IDT"] = opt.lambda_IDT * identity_loss(state.upright(state.idt_B), state.batch.target).mean()
+        if opt.lambda_EDGE > 0:
+            moved = edge_loss(state.upright(state.fake_B), state.batch.A, opt.edge_mode)
+            terms["EDGE"] = opt.lambda_EDGE * moved.mean()
+        return terms
+
+    def _watch(self, state: CutCamState) -> None:
+        self.memory.watch(rectify(state.cam_A))
+        if state.cls_ramp == 0:
+            return
+        self.guard.watch(state.logits_A.softmax(1), state.batch.label_A)
+        if self.guard.collapsed:
+            text = (
+                f"the class head has collapsed: {self.guard.effective:.2f} effective classes over the last "
+                f"{self.opt.collapse_window} steps; its maps explain nothing. Give labels (--labels_A), use "
+                "--pseudo_labels kmeans, or --lambda_CLS 0 --lambda_CAM 0"
+            )
+            if self.opt.on_collapse == "stop":
+                raise CollapseError(text)
+            self.collapsed = True
+            self.messages.append(f"WARNING: {text}. The class and CAM terms are off from here on.")
+
+    # -- labels -----------------------------------------------------------------------------------------------
+
+    def check_data(self, labels: Sequence[int]) -> None:
+        self._all_labelled = min(labels, default=-1) >= 0
+        if min(labels, default=-1) < 0 and self.opt.pseudo_labels == "none" and max(labels, default=-1) < 0:
+            self.messages.append(
+                "no labels and --pseudo_labels none: the class loss does nothing"
+                + ("" if self.opt.cam_method == "label_free" else ", nor does the CAM loss")
+            )
+
+    def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
+        if self._all_labelled or self.opt.lambda_CLS == 0 == self.opt.lambda_CAM:
+            return
+        reached = self.opt.cls_start_epoch < 0 or info.progress >= self.opt.cls_start_epoch
+        if reached and self.pseudo.due(int(info.progress)):
+            self.messages.append(self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels))
+
+    def _encode_for_labels(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        feature = self.generator.encode(source.to(self.device), [self.nce_layers[self.cam_index]])[0]
+        return feature, self.head(feature)
+
+    # -- explaining -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def explain(self, source: Tensor, fake: Tensor, classes: Tensor | None = None) -> Explanation:
+        layer = [self.nce_layers[self.cam_index]]
+        features = [self.generator.encode(image, layer)[0] for image in (source, fake)]
+        hidden = [self.head.hidden_map(feature) for feature in features]
+        logits = [self.head.logits_from_hidden(h) for h in hidden]
+        chosen = logits[0].argmax(1)
+        if classes is not None:
+            chosen = torch.where(classes >= 0, classes, chosen)
+        maps = [rectify(self.class_map(f, h, chosen)) for f, h in zip(features, hidden, strict=True)]
+        return Explanation(chosen, logits[0].softmax(1), logits[1].softmax(1), maps[0], maps[1])
+
+    def visuals(self, state: CutState) -> dict[str, np.ndarray]:
+        assert isinstance(state, CutCamState)
+        pictures = super().visuals(state)
+        pairs = {"cam_A": ("real_A", state.cam_A), "cam_fake": ("fake_B", state.cam_fake)}
+        return pictures | {
+            name: overlay(pictures[below], heat_map(cam[:1])) for name, (below, cam) in pairs.items()
+        }
+
+    @torch.no_grad()
+    def panel(self, source: Tensor) -> dict[str, list[np.ndarray]]:
+        columns = super().panel(source)
+        fake = self.translate(source)
+        seen = self.explain(source, fake)
+        for name, below, maps in (("CAM input", "input", seen.cam), ("CAM translation", "translation", seen.cam_fake)):
+            columns[name] = [overlay(x, heat_map(m[None])) for x, m in zip(columns[below], maps, strict=True)]
+        return columns
+
+    @torch.no_grad()
+    def monitors(self, state: CutState) -> dict[str, Tensor]:
+        assert isinstance(state, CutCamState)
+        cam, fake = rectify(state.cam_A), rectify(state.cam_fake)
+        same, cross = correlation(cam, fake).mean(), self.memory.correlation().to(cam.device)
+        values = {
+            "head_classes": torch.tensor(self.guard.effective, device=cam.device),
+            "CAM_corr": same,
+            "CAM_cross_corr": cross,
+            "CAM_corr_gain": same - cross,
+            "CAM_entropy": entropy(cam).mean(),
+            "CAM_std_over_mean": std_over_mean(cam).mean(),
+            "CAM_top5": top_mass(cam).mean(),
+            "CAM_dead": dead(state.cam_A).float().mean(),
+            "CAM_weight": torch.tensor(
+                self.opt.lambda_CAM * state.cam_ramp * self.cap.scale, device=cam.device
+            ),
+        }
+        return values | self._accuracies(state)
+
+    def _accuracies(self, state: CutCamState) -> dict[str, Tensor]:
+        """Share of labelled images the head names rightly: input, translation, and translation made soft.
+
+        A translation that keeps its class only in detail too fine to see loses it when blurred.
+        """
+        labels = state.batch.label_A
+        blurred = F.avg_pool2d(state.fake_B.float(), 3, stride=1, padding=1, count_include_pad=False)
+        soft = self.head(self.generator.encode(blurred, [self.nce_layers[self.cam_index]])[0])
+        known = labels >= 0
+        guesses = {"head_acc_A": state.logits_A, "head_acc_fake": state.logits_fake, "head_acc_blurred": soft}
+        if not bool(known.any()):
+            return {name: torch.tensor(math.nan, device=labels.device) for name in guesses}
+        return {
+            name: (logits.argmax(1) == labels)[known].float().mean() for name, logits in guesses.items()
+        }
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def extra_state(self) -> dict[str, Any]:
+        return {
+            "pseudo": self.pseudo.state(),
+            "guard": self.guard.state(),
+            "cap": self.cap.state(),
+            "memory": self.memory.state(),
+            "collapsed": self.collapsed,
+        }
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.pseudo.load(state["pseudo"])
+        self.guard.load(state["guard"])
+        self.cap.load(state["cap"])
+        self.memory.load(state["memory"])
+        self.collapsed = bool(state["collapsed"])
+
+
+def heat_map(cam: Tensor) -> np.ndarray:
+    """One rectified or raw map (1, h, w) scaled to [0, 1] for a picture."""
+    scaled: np.ndarray = normalize(rectify(cam), "minmax")[0].cpu().numpy()
+    return scaled
+
+
+def _cam_index(opt: CutCamOptions) -> int:
+    count = len(opt.nce_layers)
+    if not -count <= opt.cam_layer < count:
+        raise OptionError(
+            f"--cam_layer {opt.cam_layer}: --nce_layers names {count} layers, so it must be in {-count}..{count - 1}"
+        )
+    return opt.cam_layer % count

@@ -1,0 +1,132 @@
+"""Watchmen of a class head and its maps: collapse, one term drowning the others, maps that ignore the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.cam.functional import cross_image_correlation, effective_classes, resize_map
+from util import ranks
+
+COLLAPSED = 1.5  # effective classes below which a head counts as collapsed
+
+
+class CollapseGuard:
+    """Remembers the head's predictions and the true labels of the last steps.
+
+    A head that always predicts the same class is no explanation, and its maps are none either. Where the true
+    labels of the same steps are as uniform, the head is right, and nothing is wrong.
+
+    Args:
+        num_classes: K.
+        window: steps remembered, and steps needed before judging.
+    """
+
+    def __init__(self, num_classes: int, window: int) -> None:
+        self._predicted = torch.zeros(window, num_classes)
+        self._true = torch.zeros(window, num_classes)
+        self._seen = 0
+
+    def watch(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Take one step's head output.
+
+        Args:
+            probabilities: (N, K), rows sum to 1.
+            labels: (N,) int64 true labels, -1 unknown.
+        """
+        known = torch.nn.functional.one_hot(labels.clamp_min(0), probabilities.shape[1])
+        true = (known * (labels >= 0)[:, None]).float().mean(0)
+        both = ranks.mean_over_ranks(torch.stack([probabilities.detach().float().mean(0), true]))
+        row = self._seen % len(self._predicted)
+        self._predicted[row], self._true[row] = both.cpu()
+        self._seen += 1
+
+    @property
+    def effective(self) -> float:
+        """Effective number of predicted classes in the window, 1 to K; NaN before the first step."""
+        rows = self._predicted[: min(self._seen, len(self._predicted))]
+        return float(effective_classes(rows)) if len(rows) else math.nan
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether a full window of predictions names one class although the labels do not."""
+        if self._seen < len(self._predicted) or self.effective >= COLLAPSED:
+            return False
+        labelled = self._true.sum(1, keepdim=True)
+        rows = (self._true / labelled.clamp_min(1e-12))[labelled[:, 0] > 0]
+        return len(rows) == 0 or float(effective_classes(rows)) >= COLLAPSED
+
+    def state(self) -> dict[str, Any]:
+        return {"predicted": self._predicted.clone(), "true": self._true.clone(), "seen": self._seen}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._predicted, self._true = state["predicted"].clone(), state["true"].clone()
+        self._seen = int(state["seen"])
+
+
+class GradientCap:
+    """Keeps one term's gradient on the translation below a multiple of another's.
+
+    Every `every` steps both gradients are measured, and the term is scaled down until the next measurement
+    where their ratio exceeds `limit`; it is never scaled up.
+
+    Args:
+        limit: largest ratio of the gradients' norms; 0 turns the cap off.
+        every: steps between measurements.
+    """
+
+    def __init__(self, limit: float, every: int = 50) -> None:
+        self.limit, self._every = limit, every
+        self.scale = 1.0
+        self._measured = False
+
+    def due(self, step: int) -> bool:
+        return self.limit > 0 and (not self._measured or step % self._every == 0)
+
+    def measure(self, term: Tensor, reference: Tensor, image: Tensor, count: int) -> None:
+        """Set `scale` from the gradients of two losses on the first `count` rows of `image`; keeps the graphs."""
+        if not term.requires_grad or not reference.requires_grad:
+            return
+        # A loss scale of its own keeps 16-bit gradients from vanishing; it drops out of the ratio.
+        norms = [
+            torch.autograd.grad(loss * 1024.0, image, retain_graph=True)[0][:count].float().square().sum()
+            for loss in (term, reference)
+        ]
+        ours, theirs = ranks.sum_over_ranks(torch.stack(norms)).sqrt().tolist()
+        if math.isfinite(ours) and math.isfinite(theirs) and ours > 0:
+            self.scale = min(1.0, self.limit * theirs / ours)
+            self._measured = True
+
+    def state(self) -> dict[str, Any]:
+        return {"scale": self.scale, "measured": self._measured}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.scale, self._measured = float(state["scale"]), bool(state["measured"])
+
+
+class MapMemory:
+    """The last few maps, small, to tell whether maps depend on the image at all."""
+
+    SIDE, LENGTH = 16, 16
+
+    def __init__(self) -> None:
+        self._maps = torch.zeros(0, self.SIDE, self.SIDE)
+
+    def watch(self, maps: Tensor) -> None:
+        """Take (N, H, W) maps of N different images."""
+        small = resize_map(maps.detach(), (self.SIDE, self.SIDE)).cpu()
+        self._maps = torch.cat([self._maps, small])[-self.LENGTH :]
+
+    def correlation(self) -> Tensor:
+        """Mean Pearson correlation between maps of different images; NaN with fewer than two."""
+        return cross_image_correlation(self._maps)
+
+    def state(self) -> dict[str, Any]:
+        return {"maps": self._maps.clone()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._maps = state["maps"].clone()

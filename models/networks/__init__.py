@@ -1,0 +1,134 @@
+"""Networks: plain modules built from keyword arguments, by the names users give on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from models.networks.class_head import ClassHead
+from models.networks.discriminators import PatchDiscriminator, PixelDiscriminator
+from models.networks.generator_base import Generator
+from models.networks.init import init_weights
+from models.networks.patch_sampler import PatchSampleF, draw_patch_ids
+from models.networks.resnet_generator import ResnetGenerator
+from models.networks.unet_generator import UnetGenerator
+
+__all__ = [
+    "DISCRIMINATORS",
+    "GENERATORS",
+    "ClassHead",
+    "Discriminator",
+    "Generator",
+    "PatchDiscriminator",
+    "PatchSampleF",
+    "PixelDiscriminator",
+    "ResnetGenerator",
+    "UnetGenerator",
+    "build_discriminator",
+    "build_generator",
+    "draw_patch_ids",
+    "init_weights",
+]
+
+Discriminator = PatchDiscriminator | PixelDiscriminator
+
+
+def _resnet(n_blocks: int) -> Callable[..., Generator]:
+    def build(
+        input_nc: int, output_nc: int, ngf: int, norm: str, dropout: bool, antialias: bool, antialias_up: bool
+    ) -> Generator:
+        return ResnetGenerator(input_nc, output_nc, ngf, norm, dropout, n_blocks, antialias, antialias_up)
+
+    return build
+
+
+def _unet(n_downs: int) -> Callable[..., Generator]:
+    def build(
+        input_nc: int, output_nc: int, ngf: int, norm: str, dropout: bool, antialias: bool, antialias_up: bool
+    ) -> Generator:
+        return UnetGenerator(input_nc, output_nc, n_downs, ngf, norm, dropout)
+
+    return build
+
+
+GENERATORS: dict[str, Callable[..., Generator]] = {
+    "resnet_9blocks": _resnet(9),
+    "resnet_6blocks": _resnet(6),
+    "resnet_4blocks": _resnet(4),
+    "unet_256": _unet(8),
+    "unet_128": _unet(7),
+}
+
+
+def _basic(input_nc: int, ndf: int, n_layers: int, norm: str, antialias: bool) -> Discriminator:
+    return PatchDiscriminator(input_nc, ndf, 3, norm, antialias)
+
+
+def _pixel(input_nc: int, ndf: int, n_layers: int, norm: str, antialias: bool) -> Discriminator:
+    return PixelDiscriminator(input_nc, ndf, norm)
+
+
+DISCRIMINATORS: dict[str, Callable[..., Discriminator]] = {
+    "basic": _basic,
+    "n_layers": PatchDiscriminator,
+    "pixel": _pixel,
+}
+
+
+def build_generator(
+    netG: str = "resnet_9blocks",
+    *,
+    input_nc: int = 3,
+    output_nc: int = 3,
+    ngf: int = 64,
+    norm: str = "instance",
+    dropout: bool = False,
+    antialias: bool = True,
+    antialias_up: bool = True,
+    init_type: str = "xavier",
+    init_gain: float = 0.02,
+    generator: torch.Generator | None = None,
+) -> Generator:
+    """A generator by name, with drawn weights (see `init_weights`); U-Nets ignore the anti-aliasing flags.
+
+    Raises:
+        ValueError: unknown netG, norm or init_type.
+    """
+    if netG not in GENERATORS:
+        raise ValueError(f"unknown netG '{netG}': choose one of {', '.join(GENERATORS)}")
+    net = GENERATORS[netG](
+        input_nc=input_nc,
+        output_nc=output_nc,
+        ngf=ngf,
+        norm=norm,
+        dropout=dropout,
+        antialias=antialias,
+        antialias_up=antialias_up,
+    )
+    init_weights(net, init_type, init_gain, generator)
+    return net
+
+
+def build_discriminator(
+    netD: str = "basic",
+    *,
+    input_nc: int = 3,
+    ndf: int = 64,
+    n_layers: int = 3,
+    norm: str = "instance",
+    antialias: bool = True,
+    init_type: str = "xavier",
+    init_gain: float = 0.02,
+    generator: torch.Generator | None = None,
+) -> Discriminator:
+    """A discriminator by name, with drawn weights; `n_layers` is read by netD `n_layers` only (`basic`: 3).
+
+    Raises:
+        ValueError: unknown netD, norm or init_type.
+    """
+    if netD not in DISCRIMINATORS:
+        raise ValueError(f"unknown netD '{netD}': choose one of {', '.join(DISCRIMINATORS)}")
+    net = DISCRIMINATORS[netD](input_nc=input_nc, ndf=ndf, n_layers=n_layers, norm=norm, antialias=antialias)
+    init_weights(net, init_type, init_gain, generator)
+    return net

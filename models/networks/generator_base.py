@@ -1,0 +1,104 @@
+"""What every generator offers: an image, its encoder's features, and their shapes declared beforehand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Tap(NamedTuple):
+    """What is known of a layer's output without running it."""
+
+    channels: int
+    stride: int  # input pixels per feature position
+    border: int = 0  # positions on every side that lie outside the image (padding)
+
+
+class Generator(nn.Module, ABC):
+    """An image-to-image network whose layers can be read by id.
+
+    A feature is the output of its layer and stays so: no later operation writes into it. Subclasses set
+    `default_layers` (the ids contrastive losses use by default), `size_multiple` (height and width of an
+    input are multiples of it, in pixels) and implement `_run`.
+    """
+
+    default_layers: ClassVar[tuple[int, ...]]
+    size_multiple: int
+
+    def __init__(self, taps: Sequence[Tap]) -> None:
+        """Args: taps: one per layer id, from 0."""
+        super().__init__()
+        self._taps = tuple(taps)
+
+    @abstractmethod
+    def _run(self, x: Tensor, layers: Sequence[int], decode: bool) -> tuple[Tensor, list[Tensor]]:
+        """Run to the image (`decode`) or to the last of `layers`; the last output, and the features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, input_nc, H, W) in [-1, 1] -> (N, output_nc, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: H or W is not a multiple of `size_multiple`.
+        """
+        return self.with_features(x, ())[0]
+
+    def with_features(self, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The image and the features of `layers`, from one pass.
+
+        Bit for bit what `forward` and `encode` give. Features come in the order of `layers`.
+
+        Raises:
+            ValueError: an id outside `valid_layers`; H or W not a multiple of `size_multiple`.
+        """
+        self._check_layers(layers)
+        height, width = x.shape[-2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"the generator got an image of {height}x{width} pixels, but both must be multiples of "
+                f"{self.size_multiple}: pad or resize it first"
+            )
+        return self._run(x, layers, decode=True)
+
+    def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Features of `layers`, in that order; nothing after the last layer asked for is computed.
+
+        Raises:
+            ValueError: an id outside `valid_layers`.
+        """
+        self._check_layers(layers)
+        return self._run(x, layers, decode=False)[1] if layers else []
+
+    @property
+    def valid_layers(self) -> tuple[int, ...]:
+        """The layer ids that can be asked for."""
+        return tuple(range(len(self._taps)))
+
+    def feature_channels(self, layers: Sequence[int]) -> list[int]:
+        """Channels of the features of `layers`, declared: nothing is run.
+
+        Raises:
+            ValueError: an id outside `valid_layers`.
+        """
+        self._check_layers(layers)
+        return [self._taps[layer].channels for layer in layers]
+
+    def feature_stride(self, layer: int) -> int:
+        """Input pixels between neighbouring positions of a layer's output."""
+        self._check_layers((layer,))
+        return self._taps[layer].stride
+
+    def feature_border(self, layer: int) -> int:
+        """Positions on every side of a layer's output that lie in padding: crop them off a map."""
+        self._check_layers((layer,))
+        return self._taps[layer].border
+
+    def _check_layers(self, layers: Sequence[int]) -> None:
+        unknown = [layer for layer in layers if not 0 <= layer < len(self._taps)]
+        if unknown:
+            raise ValueError(
+                f"no layer {unknown[0]} in {type(self).__name__}: valid ids are "
+                f"{', '.join(map(str, self.valid_layers))}"
+            )

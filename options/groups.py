@@ -1,0 +1,159 @@
+"""The groups of options every run has. A model and a dataset add one group each (their `Options`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from options.schema import Group, OptionError, Size, option
+
+NORMS = ("instance", "batch", "none")
+
+
+@dataclass(frozen=True)
+class Experiment(Group):
+    """run: its name, its folder, its seed"""
+
+    name: str = option("experiment_name", "name of the run; its folder is <checkpoints_dir>/<name>")
+    model: str = option("cut", "what is trained; without it: cut, or the one model that owns a given flag")
+    checkpoints_dir: str = option("./checkpoints", "folder that holds the runs")
+    seed: int = option(0, "every random draw of the run follows from it", low=0)
+    continue_train: bool = option(False, "continue this run exactly where its last checkpoint stands")
+    pretrained_name: str | None = option(None, "start from the exported weights of this other run")
+    epoch: str = option("latest", "which exported weights to load: latest, a number, or iter_NUMBER")
+    suffix: str = option("", "added to the name; {model}, {netG}, {load_size} and the like are filled in")
+    verbose: bool = option(False, "print the networks layer by layer")
+
+
+@dataclass(frozen=True)
+class Data(Group):
+    """data: folders, sizes, intensity windows"""
+
+    dataroot: str = option("", "folder with trainA, trainB, testA, testB (test falls back to val)")
+    dataset_mode: str = option("unaligned", "how the folders are read")
+    direction: str = option("AtoB", "which domain is the source", choices=("AtoB", "BtoA"))
+    serial_batches: bool = option(False, "take images in the order of their names instead of at random")
+    num_threads: int = option(4, "worker processes that read images; 0 reads in the main process", low=0)
+    batch_size: int = option(1, "images per process and step", low=1)
+    load_size: Size = option((286, 286), "images are scaled to this size", low=1)
+    crop_size: Size = option((256, 256), "then cropped to this size", low=1)
+    max_dataset_size: float = option(math.inf, "at most this many images of each domain", low=1)
+    preprocess: str = option(
+        "resize_and_crop", "words of: resize, scale_width, scale_shortside, zoom, crop, patch, trim, none"
+    )
+    no_flip: bool = option(False, "do not mirror training images at random")
+    window_A: str = option(
+        "auto", "intensities of A mapped to black and white: auto, LO,HI in counts, LO%,HI%, or image"
+    )
+    window_B: str = option("auto", "the same for B; translations are written with B's window")
+
+
+@dataclass(frozen=True)
+class Networks(Group):
+    """networks: kinds and sizes of G and D"""
+
+    input_nc: int = option(3, "channels of the source: 3 RGB, 1 grey", low=1, high=3)
+    output_nc: int = option(3, "channels of the translation: 3 RGB, 1 grey", low=1, high=3)
+    ngf: int = option(64, "channels of G's first convolution", low=1)
+    ndf: int = option(64, "channels of D's first convolution", low=1)
+    netG: str = option("resnet_9blocks", "generator: resnet_9blocks, resnet_6blocks, resnet_4blocks, unet_256, unet_128")
+    netD: str = option("basic", "discriminator: basic (70x70 PatchGAN), n_layers, pixel")
+    n_layers_D: int = option(3, "levels of --netD n_layers", low=1, high=8)
+    normG: str = option("instance", "normalisation in G", choices=NORMS)
+    normD: str = option("instance", "normalisation in D", choices=NORMS)
+    init_type: str = option(
+        "xavier", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal")
+    )
+    init_gain: float = option(0.02, "scale of normal, xavier and orthogonal initial weights", low=0)
+    no_dropout: bool = option(True, "False puts dropout 0.5 into G")
+    no_antialias: bool = option(False, "strided convolutions instead of blurred down-sampling")
+    no_antialias_up: bool = option(False, "strided transposed convolutions instead of blurred up-sampling")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for flag in ("input_nc", "output_nc"):
+            if getattr(self, flag) == 2:
+                raise OptionError(f"--{flag} 2: images have 1 channel (grey) or 3 (RGB)")
+
+
+@dataclass(frozen=True)
+class Optim(Group):
+    """optimisation: Adam for each network, adversarial loss, precision"""
+
+    lr: float = option(0.0002, "learning rate of Adam", low=0)
+    beta1: float = option(0.5, "Adam's decay of the gradient's mean", low=0, high=1)
+    beta2: float = option(0.999, "Adam's decay of the gradient's variance", low=0, high=1)
+    optimizer: str = option("adam", "adam, or sgd (plain, for comparing runs)", choices=("adam", "sgd"))
+    gan_mode: str = option(
+        "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
+    )
+    amp: str = option("off", "16-bit forward passes by autocast", choices=("off", "bf16", "fp16"))
+
+
+@dataclass(frozen=True)
+class Schedule(Group):
+    """schedule: epochs and learning rate"""
+
+    n_epochs: int = option(200, "epochs at the first learning rate", low=0)
+    n_epochs_decay: int = option(200, "epochs over which --lr_policy linear falls to zero", low=0)
+    epoch_count: int = option(1, "number of the first epoch", low=1)
+    max_iters: int = option(0, "stop after this many steps; 0: when the epochs are done", low=0)
+    lr_policy: str = option(
+        "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine")
+    )
+    lr_decay_iters: int = option(50, "epochs between the falls of --lr_policy step", low=1)
+
+    @property
+    def last_epoch(self) -> int:
+        return self.n_epochs + self.n_epochs_decay
+
+
+@dataclass(frozen=True)
+class Log(Group):
+    """log: console, pages, dashboard, checkpoints (frequencies in images seen unless said)"""
+
+    print_freq: int = option(100, "losses to console and log", low=1)
+    display_freq: int = option(400, "pictures to the dashboard", low=1)
+    update_html_freq: int = option(1000, "pictures to the HTML page", low=1)
+    no_html: bool = option(False, "write no HTML page of intermediate pictures")
+    display_id: int | None = option(None, "visdom: 0 or less turns it off; any other number, or none, turns it on")
+    display_server: str = option("http://localhost", "visdom: address of the server")
+    display_port: int = option(8097, "visdom: port of the server", low=1, high=65535)
+    display_env: str = option("main", "visdom: environment; main stands for the run's name")
+    display_ncols: int = option(4, "visdom: pictures in a row", low=1)
+    save_latest_freq: int = option(5000, "checkpoint to continue from", low=1)
+    save_epoch_freq: int = option(5, "export weights under the epoch's number, in epochs", low=1)
+    save_by_iter: bool = option(False, "export under iter_NUMBER as well at every --save_latest_freq")
+    panel_freq: int = option(5, "panel of fixed inputs with translations (and CAMs), in epochs; 0: none", low=0)
+    monitor_freq: int = option(500, "gradient norm of each loss on its networks, in steps; 0: never", low=0)
+    quiet: bool = option(False, "no progress bar and no lines of losses on the console")
+
+
+@dataclass(frozen=True)
+class Runtime(Group):
+    """machine"""
+
+    gpu_ids: str = option("auto", "GPU to use, for example 0; -1: CPU; auto: GPU 0 if there is one. Several: torchrun")
+
+
+@dataclass(frozen=True)
+class Inference(Group):
+    """inference: what is translated, where to"""
+
+    phase: str = option("test", "prefix of the folder to read: test falls back to val")
+    num_test: int = option(50, "at most this many images", low=1)
+    results_dir: str = option("./results/", "folder of the results")
+    eval: bool = option(False, "networks in evaluation mode (matters with batch norm or dropout)")
+
+
+@dataclass(frozen=True)
+class Explanation(Group):
+    """explanation: class activation maps"""
+
+    class_idx: int = option(-1, "class explained; -1: the input's label, else the head's choice on the input", low=-1)
+    colormap: str = option("jet", "colours of a map", choices=("jet", "turbo", "viridis", "inferno", "gray"))
+    overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
+    save_raw: bool = option(False, "write the raw maps as .npy too")
+
+
+COMMON: tuple[type[Group], ...] = (Experiment, Data, Networks, Optim, Schedule, Log, Runtime)

@@ -1,0 +1,375 @@
+"""Every kind of file gives its own numbers, or one sentence. The files are made by hand or by Pillow."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from data import decoders
+from data.images import ImageError, image_size, read_raw
+
+Array = NDArray[Any]
+RNG = np.random.default_rng(0)
+H, W = 12, 17
+GRAY8 = RNG.integers(0, 256, (H, W)).astype(np.uint8)
+RGB8 = RNG.integers(0, 256, (H, W, 3)).astype(np.uint8)
+GRAY16 = RNG.integers(0, 65536, (H, W)).astype(np.uint16)
+RGB16 = RNG.integers(0, 65536, (H, W, 3)).astype(np.uint16)
+FLOAT = RNG.normal(8000, 900, (H, W)).astype(np.float32)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(array: Array, colour: int, before: bytes = b"", after: bytes = b"") -> bytes:
+    """A PNG of 8 or 16 bits after the standard; colour 0 gray, 2 RGB, 4 gray+alpha, 6 RGBA."""
+    bits = array.itemsize * 8
+    rows = b"".join(b"\0" + row.astype(array.dtype.newbyteorder(">")).tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], bits, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows)) + after + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def tiff(
+    array: Array,
+    order: Literal["<", ">"] = "<",
+    deflate: bool = False,
+    orientation: int = 1,
+    colour: int | None = None,
+    extra: tuple[int, ...] = (),
+    planes: bool = False,
+    big: bool = False,
+) -> bytes:
+    """A TIFF (or BigTIFF) of one strip after the standard; planes: (C, H, W), a strip each."""
+    shape = array.shape if not planes else (*array.shape[1:], array.shape[0])
+    samples = shape[2] if len(shape) == 3 else 1
+    kind = {"u": 1, "i": 2, "f": 3}[array.dtype.kind]
+    strips = [
+        part.astype(array.dtype.newbyteorder(order)).tobytes() for part in (array if planes else [array])
+    ]
+    if deflate:
+        strips = [zlib.compress(strip) for strip in strips]
+    start = 16 if big else 8
+    offsets = [start + sum(map(len, strips[:i])) for i in range(len(strips))]
+    end = offsets[-1] + len(strips[-1])
+    tags: dict[int, tuple[int, ...]] = {
+        256: (shape[1],),
+        257: (shape[0],),
+        258: (array.itemsize * 8,) * samples,
+        259: (8 if deflate else 1,),
+        262: (colour if colour is not None else 2 if samples >= 3 else 1,),
+        273: tuple(offsets),
+        274: (orientation,),
+        277: (samples,),
+        278: (shape[0],),
+        279: tuple(map(len, strips)),
+        284: (2 if planes else 1,),
+        338: extra,
+        339: (kind,) * samples,
+    }
+    blob, entries, room = b"", b"", 8 if big else 4
+    for tag, values in tags.items():
+        if values:
+            raw = struct.pack(f"{order}{len(values)}I", *values)
+            if len(raw) > room:
+                place, blob = end + len(blob), blob + raw
+                raw = struct.pack(order + ("Q" if big else "I"), place)
+            entries += struct.pack(order + ("HHQ" if big else "HHI"), tag, 4, len(values)) + raw.ljust(
+                room, b"\0"
+            )
+    count = sum(1 for values in tags.values() if values)
+    page = struct.pack(order + ("Q" if big else "H"), count) + entries + bytes(room)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    where = (
+        struct.pack(order + "HHQ", 8, 0, end + len(blob))
+        if big
+        else struct.pack(order + "I", end + len(blob))
+    )
+    return head + where + b"".join(strips) + blob + page
+
+
+def pillow(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def read_bytes(folder: Path, data: bytes, name: str = "x.png") -> Array:
+    (folder / name).write_bytes(data)
+    return read_raw(folder / name)
+
+
+def same(got: Array, want: Array) -> bool:
+    return got.dtype == want.dtype and got.shape == want.shape and np.array_equal(got, want)
+
+
+EXIF6 = Image.Exif()
+EXIF6[274] = 6
+PALETTE = Image.fromarray(GRAY8 % 4)
+PALETTE.putpalette([10, 20, 30, 200, 50, 60, 70, 180, 90, 100, 110, 255])
+COLOURS = np.array([[10, 20, 30], [200, 50, 60], [70, 180, 90], [100, 110, 255]], np.uint8)[GRAY8 % 4]
+RGBA16 = np.dstack([RGB16, GRAY16])
+BITS = GRAY8 > 99
+
+EXACT: dict[str, tuple[bytes, Array]] = {
+    "png gray 8": (png(GRAY8, 0), GRAY8),
+    "png rgb 8": (png(RGB8, 2), RGB8),
+    "png gray 16": (png(GRAY16, 0), GRAY16),
+    "png rgb 16": (png(RGB16, 2), RGB16),
+    "png rgba 8": (png(RGBA16.astype(np.uint8), 6), RGB16.astype(np.uint8)),
+    "png rgba 16": (png(RGBA16, 6), RGB16),
+    "png gray alpha 8": (png(RGB8[..., :2], 4), RGB8[..., 0]),
+    "png gray alpha 16": (png(RGB16[..., :2], 4), RGB16[..., 0]),
+    "png transparent colour": (png(RGB16, 2, chunk(b"tRNS", struct.pack(">HHH", *RGB16[0, 0]))), RGB16),
+    "png with gamma": (png(RGB16, 2, chunk(b"gAMA", struct.pack(">I", 100000))), RGB16),
+    "png palette": (pillow(PALETTE, "png"), COLOURS),
+    "png palette transparent": (pillow(PALETTE, "png", transparency=1), COLOURS),
+    "png 1 bit": (pillow(Image.fromarray(BITS), "png"), BITS * np.uint8(255)),
+    "png turned": (png(GRAY16, 0, chunk(b"eXIf", EXIF6.tobytes()[6:])), np.rot90(GRAY16, -1)),
+    "png turned, said late": (png(GRAY16, 0, b"", chunk(b"eXIf", EXIF6.tobytes()[6:])), np.rot90(GRAY16, -1)),
+    "png bad exif": (png(GRAY16, 0, chunk(b"eXIf", b"nonsense")), GRAY16),
+    "tiff palette": (pillow(PALETTE, "tiff"), COLOURS),
+    "tiff 1 bit": (pillow(Image.fromarray(BITS), "tiff", compression="group4"), BITS * np.uint8(255)),
+    "tiff white is zero": (tiff(GRAY8, colour=0), 255 - GRAY8),
+    "tiff rgb planes 8": (tiff(RGB8.transpose(2, 0, 1), planes=True), RGB8),
+    "tiff rgba 16": (tiff(RGBA16, extra=(2,)), RGB16),
+    "tiff gray alpha 8": (tiff(RGB8[..., :2], extra=(2,)), RGB8[..., 0]),
+    "tiff two pages": (
+        pillow(
+            Image.fromarray(GRAY16), "tiff", save_all=True, append_images=[Image.fromarray(GRAY16.T.copy())]
+        ),
+        GRAY16,
+    ),
+    "tiff lzw": (pillow(Image.fromarray(RGB8), "tiff", compression="tiff_lzw"), RGB8),
+    "bmp rgb": (pillow(Image.fromarray(RGB8), "bmp"), RGB8),
+    "bmp gray": (pillow(Image.fromarray(GRAY8), "bmp"), GRAY8),
+    "bmp palette": (pillow(PALETTE, "bmp"), COLOURS),
+}
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_exact(case: str, tmp_path: Path) -> None:
+    data, want = EXACT[case]
+    assert same(read_bytes(tmp_path, data), np.ascontiguousarray(want))
+    assert image_size(tmp_path / "x.png") == want.shape[:2]
+
+
+@pytest.mark.parametrize("deflate", [False, True], ids=["plain", "deflate"])
+@pytest.mark.parametrize(
+    ("order", "big"), [("<", False), (">", False), ("<", True)], ids=["little", "big-endian", "bigtiff"]
+)
+@pytest.mark.parametrize(
+    ("array", "dtype"),
+    [
+        (GRAY8, "uint8"),
+        (RGB8, "uint8"),
+        (GRAY16, "uint16"),
+        (RGB16, "uint16"),
+        (GRAY8.view(np.int8), "float32"),
+        (GRAY16.view(np.int16), "float32"),
+        (RGB16.view(np.int16), "float32"),
+        (GRAY16.astype(np.int32) * -200, "float32"),
+        (GRAY16.astype(np.uint32) << 16, "float32"),
+        (FLOAT, "float32"),
+        (np.dstack([FLOAT, FLOAT + 1, FLOAT - 1]), "float32"),
+        (FLOAT.astype(np.float64) / 3, "float32"),
+    ],
+    ids=["u8", "rgb8", "u16", "rgb16", "i8", "i16", "rgb i16", "i32", "u32", "f32", "rgb f32", "f64"],
+)
+def test_tiff(
+    array: Array, dtype: str, order: Literal["<", ">"], deflate: bool, big: bool, tmp_path: Path
+) -> None:
+    got = read_bytes(tmp_path, tiff(array, order, deflate, big=big), "x.tif")
+    assert same(got, array.astype(dtype))
+    assert decoders.describe(tmp_path / "x.tif") == (H, W, dtype)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(orientation: int, tmp_path: Path) -> None:
+    """All eight, for each way an orientation can be stored, against Pillow's own turning."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    source = pillow(Image.fromarray(RGB8), "png", exif=exif)
+    want = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(source))))
+    assert same(read_bytes(tmp_path, source), want)
+    assert same(read_bytes(tmp_path, tiff(RGB8, orientation=orientation)), want)
+    deep = tiff(RGB8.astype(np.uint16) * 257, ">", orientation=orientation)
+    assert same(read_bytes(tmp_path, deep), want.astype(np.uint16) * 257)
+    assert image_size(tmp_path / "x.png") == want.shape[:2]
+    jpeg = pillow(Image.fromarray(RGB8), "jpeg", quality=95, exif=exif)
+    assert same(read_bytes(tmp_path, jpeg), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg)))))
+    assert image_size(tmp_path / "x.png") == want.shape[:2]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg(mode: str, tmp_path: Path) -> None:
+    """Smooth colours survive the compression, so a swapped channel or an inverted CMYK would show."""
+    ramp = np.linspace(0, 200, 32, dtype=np.uint8)
+    smooth = np.dstack(
+        [np.broadcast_to(ramp, (32, 32)), np.broadcast_to(ramp[:, None], (32, 32)), np.full((32, 32), 40)]
+    )
+    image = Image.fromarray(smooth.astype(np.uint8)).convert(mode)
+    got = read_bytes(tmp_path, pillow(image, "jpeg", quality=98), "x.jpg")
+    want = np.asarray(image.convert("RGB") if mode == "CMYK" else image)
+    assert got.shape == want.shape
+    assert np.abs(got.astype(int) - want).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("saved", "want"),
+    [
+        (GRAY8, GRAY8),
+        (GRAY16[..., None], GRAY16),
+        (GRAY16[None], GRAY16),
+        (RGB16, RGB16),
+        (RGB16.transpose(2, 0, 1), RGB16),
+        (np.asfortranarray(FLOAT), FLOAT),
+        (FLOAT.astype(">f8"), FLOAT),
+        (FLOAT.astype(np.float16), FLOAT.astype(np.float16).astype(np.float32)),
+        (GRAY16.astype(">u2"), GRAY16),
+        (GRAY16.astype(np.int64), GRAY16.astype(np.float32)),
+        (BITS, BITS * np.uint8(255)),
+        (RGB8[:3], RGB8[:3]),  # (3, W, 3): channels last wins
+    ],
+)
+def test_npy(saved: Array, want: Array, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", saved)
+    assert same(read_raw(tmp_path / "x.npy"), want)
+    assert decoders.describe(tmp_path / "x.npy") == (*want.shape[:2], str(want.dtype))
+
+
+NAN = FLOAT.copy()
+NAN[1, :3] = [np.nan, np.inf, -np.inf]
+WIDTH_TAG = struct.pack("<HHI", 256, 4, 1)
+SHORT = chunk(b"IDAT", zlib.compress(bytes(2 * (1 + 2 * W))))  # two rows of H
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "empty"),
+    "bigtiff, big-endian": (tiff(GRAY16, ">", big=True), "cannot identify"),
+    "html": (b"<html><body>404 not found</body></html>", "cannot identify"),
+    "gif": (pillow(PALETTE, "gif"), "cannot identify"),
+    "nan": (tiff(NAN), f"3 of its {H * W} values"),
+    "beyond float32": (tiff(np.full((H, W), 1e300)), "values are NaN, infinite or beyond"),
+    "png cut": (png(RGB16, 2)[:-200], "truncated"),
+    "png without end": (png(RGB16, 2)[:-12], "truncated"),
+    "png flipped bit": (png(GRAY16, 0).replace(b"IDAT\x78", b"IDAT\x79"), "checksum"),
+    "png rows missing": (
+        b"\x89PNG\r\n\x1a\n" + png(GRAY16, 0)[8:33] + SHORT + chunk(b"IEND", b""),
+        "the decoder gave no image",
+    ),
+    "jpeg cut": (pillow(Image.fromarray(RGB8), "jpeg")[:-60], "truncated"),
+    "bmp cut": (pillow(Image.fromarray(RGB8), "bmp")[:-60], "truncated"),
+    "tiff 8 cut": (pillow(Image.fromarray(RGB8), "tiff")[:-60], "truncated"),
+    "tiff 16 cut": (pillow(Image.fromarray(GRAY16), "tiff")[:-60], "the decoder gave no image"),
+    "two bands": (tiff(RGB8[..., :2], extra=(0,)), "2 bands"),
+    "two float planes": (tiff(np.stack([FLOAT, FLOAT]), planes=True, extra=(0,)), "2 bands"),
+    "five bands": (tiff(np.dstack([RGB8, RGB8[..., :2]]), colour=1, extra=(0, 0)), "5 bands"),
+    "planes 16": (tiff(RGB16.transpose(2, 0, 1), planes=True), "separate planes"),
+    "gray alpha 16": (tiff(RGB16[..., :2], extra=(2,)), "without alpha"),
+    "cmyk 16": (tiff(RGBA16, colour=5), "up to 8 bits only"),
+    "float16": (tiff(FLOAT.astype(np.float16)), "the decoder gave no image"),
+    "bomb": (tiff(GRAY8).replace(WIDTH_TAG + struct.pack("<I", W), WIDTH_TAG + struct.pack("<I", 2**25)), "limit"),
+    "png bomb": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**20, 2**20, 8, 0, 0, 0, 0))
+                 + chunk(b"IEND", b""), "limit"),
+    "png no header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "no PNG header"),
+    "tiff no page": (b"II*\0\0\0\0\0", "cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_file(case: str, tmp_path: Path) -> None:
+    data, words = BAD[case]
+    with pytest.raises(ImageError, match=words) as caught:
+        read_bytes(tmp_path, data, "bad one.png")
+    assert "bad one.png' cannot be read as an image" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 5, 2)), np.zeros(9), np.zeros((2, 3, 4, 3)), np.zeros((4, 4), complex), np.zeros((0, 4))],
+    ids=["two channels", "vector", "batch", "complex", "no rows"],
+)
+def test_bad_npy(array: Array, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(ImageError, match=r"x\.npy"):
+        read_raw(tmp_path / "x.npy")
+
+
+def test_npy_never_unpickles(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
+    with pytest.raises(ImageError, match=r"x\.npy"):
+        read_raw(tmp_path / "x.npy")
+    np.savez(tmp_path / "y.npz", a=GRAY8)
+    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
+    with pytest.raises(ImageError, match="not one array"):
+        read_raw(tmp_path / "y.npy")
+
+
+def test_npy_cut(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", GRAY16)
+    data = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(data[:-9])
+    with pytest.raises(ImageError, match=r"x\.npy"):
+        read_raw(tmp_path / "x.npy")
+
+
+def test_no_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "none.png", tmp_path, tmp_path / "loop.png", tmp_path / "pipe.png"):
+        with pytest.raises(ImageError, match=path.name):
+            read_raw(path)
+        with pytest.raises(ImageError, match=path.name):
+            image_size(path)
+
+
+def test_content_decides_the_kind(tmp_path: Path) -> None:
+    assert same(read_bytes(tmp_path, tiff(GRAY16), "really a tiff é.jpg"), GRAY16)
+
+
+def test_size_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"a.png": png(RGB16, 2), "b.tif": tiff(FLOAT), "c.jpg": pillow(Image.fromarray(RGB8), "jpeg")}
+    monkeypatch.setattr(decoders, "_decode_cv2", None)
+    monkeypatch.setattr(decoders, "_decode_pillow", None)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        assert image_size(tmp_path / name) == (H, W)
+    # A truncated body leaves the header readable, except that a PNG's chunks are walked to the end.
+    (tmp_path / "c.jpg").write_bytes(files["c.jpg"][:-60])
+    assert image_size(tmp_path / "c.jpg") == (H, W)
+
+
+def test_damage_is_an_error_or_an_image(tmp_path: Path) -> None:
+    """Flipped bytes and cuts: an ImageError or an image of a known kind; a PNG never changes."""
+    draws = np.random.default_rng(1)
+    sources = {
+        "png": png(RGB16, 2),
+        "tiff": tiff(RGB16, deflate=True),
+        "jpeg": pillow(Image.fromarray(RGB8), "jpeg"),
+    }
+    for kind, source in sources.items():
+        errors = 0
+        for _ in range(60):
+            data = bytearray(source)
+            data[draws.integers(len(data))] ^= 1 << int(draws.integers(8))
+            if draws.random() < 0.3:
+                data = data[: draws.integers(len(data))]
+            try:
+                got = read_bytes(tmp_path, bytes(data))
+            except ImageError:
+                errors += 1
+                continue
+            assert got.dtype in (np.uint8, np.uint16, np.float32)
+            assert kind != "png" or np.array_equal(got, RGB16)
+        assert errors > 10

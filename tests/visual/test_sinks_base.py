@@ -1,0 +1,115 @@
+"""The fan-out to sinks, and which losses share a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from util.visual.base import Moment, Sinks, group_of, grouped
+
+MOMENT = Moment(epoch=1, epoch_iters=100, step=50, total_iters=100, seconds=0.123, data_seconds=0.002)
+
+
+class Recorder:
+    """Keeps the names of its calls; raises in the call named `fails_in`."""
+
+    def __init__(self, fails_in: str = "") -> None:
+        self.calls: list[str] = []
+        self.fails_in = fails_in
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        if call == self.fails_in:
+            raise OSError("no space left")
+
+    def scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
+        self._note("scalars")
+
+    def images(self, moment: Moment, pictures: Mapping[str, np.ndarray]) -> None:
+        self._note("images")
+
+    def close(self) -> None:
+        self._note("close")
+
+
+def test_every_sink_gets_every_call_in_order() -> None:
+    first, second = Recorder(), Recorder()
+    with Sinks([first, second]) as sinks:
+        sinks.scalars(MOMENT, {"NCE": 1.0})
+        sinks.images(MOMENT, {})
+    assert first.calls == second.calls == ["scalars", "images", "close"]
+    sinks.close()
+    assert first.calls[-2:] == ["images", "close"], "a second close does nothing"
+
+
+def test_a_sink_that_raises_is_named_once_and_switched_off() -> None:
+    bad, good, said = Recorder(fails_in="scalars"), Recorder(), list[str]()
+    sinks = Sinks([bad, good], report=said.append)
+    for _ in range(3):
+        sinks.scalars(MOMENT, {})
+    sinks.images(MOMENT, {})
+    sinks.close()
+    assert bad.calls == ["scalars", "close"]
+    assert good.calls == ["scalars"] * 3 + ["images", "close"]
+    assert len(said) == 1
+    assert "Recorder" in said[0]
+    assert "no space left" in said[0]
+
+
+def test_a_sink_that_fails_in_close_does_not_end_the_run() -> None:
+    said: list[str] = []
+    last = Recorder()
+    Sinks([Recorder(fails_in="close"), last], report=said.append).close()
+    assert len(said) == 1
+    assert last.calls == ["close"]
+
+
+def test_the_usual_report_is_a_warning() -> None:
+    with pytest.warns(RuntimeWarning, match="Recorder failed and is switched off"):
+        Sinks([Recorder(fails_in="images")]).images(MOMENT, {})
+
+
+def test_an_interrupt_is_not_swallowed() -> None:
+    class Interrupted(Recorder):
+        def scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Sinks([Interrupted()]).scalars(MOMENT, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("G_GAN", "adversarial"),
+        ("D_real", "adversarial"),
+        ("D_A", "adversarial"),
+        ("G", "adversarial"),
+        ("D", "adversarial"),
+        ("GAN_B", "adversarial"),
+        ("NCE", "contrastive"),
+        ("NCE_Y", "contrastive"),
+        ("CAM", "cam"),
+        ("CLS", "cam"),
+        ("CLS_B", "cam"),
+        ("head_accuracy", "cam"),
+        ("header", "monitors"),
+        ("cam_entropy", "monitors"),
+        ("grad_GAN", "monitors"),
+        ("DCL", "monitors"),
+        ("idt", "monitors"),
+    ],
+)
+def test_groups(name: str, group: str) -> None:
+    assert group_of(name) == group
+
+
+def test_grouped_keeps_the_order_and_drops_empty_groups() -> None:
+    assert grouped(["lr", "NCE", "D_real", "NCE_Y"]) == {
+        "adversarial": ["D_real"],
+        "contrastive": ["NCE", "NCE_Y"],
+        "monitors": ["lr"],
+    }
+    assert grouped(["a", "b"], {"first": "a"}) == {"first": ["a"], "monitors": ["b"]}

@@ -1,0 +1,75 @@
+"""Train a model: `python train.py --model cutcam --dataroot DIR --name RUN` (`--help` lists every option)."""
+
+from __future__ import annotations
+
+import sys
+
+from data import DATASETS
+from data.base import histogram
+from data.domain import save_formats
+from models import MODELS
+from options.parse import OPTIONS_FILE, RunOptions, train_options
+from options.yaml_config import dump_yaml
+from util import ranks
+from util.checkpoint import load_weights
+from util.engine.build import choose_device, trainer_from
+from util.engine.run_folder import describe_run, state_to_continue
+from util.engine.signals import StopRequest
+from util.errors import exit_code
+from util.seeding import seed_everything
+
+
+def main() -> int:
+    run = train_options()
+    device = choose_device(run.runtime.gpu_ids)
+    ranks.start(device)
+    seed_everything(run.experiment.seed)
+
+    state = state_to_continue(run.folder, run.experiment.continue_train)
+    model = MODELS.get(run.experiment.model).from_options(run).to(device)
+    dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple)
+    model.check_data(dataset.labels)
+    if run.experiment.pretrained_name:
+        start_from(run, model.nets)
+
+    ranks.barrier()  # no rank may meet a folder that the first one has begun to fill
+    if ranks.is_first():
+        describe_run(run.folder, dump_yaml(run.groups()), OPTIONS_FILE)
+        save_formats(run.folder, dataset.source, dataset.target)
+        introduce(run, model.nets, dataset, device)
+    trainer = trainer_from(run, model, dataset, state["position"]["step"] if state else None)
+    if state:
+        trainer.load(state)
+    finished = trainer.fit(StopRequest().listen())
+    trainer.close()
+    if ranks.is_first() and not finished:
+        print(f"stopped after step {trainer.position.step}; to continue: {resume_command()}")
+    ranks.stop()
+    return 0
+
+
+def start_from(run: RunOptions, nets: dict) -> None:
+    """Begin with the exported weights of another run."""
+    folder = run.folder.parent / str(run.experiment.pretrained_name)
+    for name, net in nets.items():
+        load_weights(folder / f"{run.experiment.epoch}_net_{name}.pth", net)
+
+
+def introduce(run: RunOptions, nets: dict, dataset, device) -> None:
+    """Say what is about to happen."""
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in nets.items())
+    print(f"{run.experiment.model} '{run.experiment.name}' on {device}, {ranks.world_size()} process(es); weights: {sizes}")
+    print(f"{len(dataset)} samples an epoch from {run.data.dataroot}; labels: {histogram(dataset.labels, dataset.class_names)}")
+    print(f"source {dataset.source}, target {dataset.target}")
+    print(f"everything is written to {run.folder}")
+    if run.experiment.verbose:
+        print(*nets.values(), sep="\n")
+
+
+def resume_command() -> str:
+    flags = [arg for arg in sys.argv if not arg.startswith("--continue_train")]
+    return " ".join(["python", *flags, "--continue_train"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

@@ -1,0 +1,171 @@
+"""From options to a trainer: loader, optimisers, schedules and sinks of a run."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import SGD, Adam, Optimizer
+from torch.utils.data import DataLoader
+
+from data.sampler import GlobalBatchSampler
+from util import ranks
+from util.errors import UserError
+from util.engine.schedule import make_scheduler
+from util.engine.step import Precision
+from util.engine.trainer import Frequencies, Outputs, Trainer
+from util.visual.base import Sink, Sinks
+from util.visual.console import ConsoleSink
+from util.visual.html import HtmlSink
+from util.visual.jsonl import JsonlSink, read_log
+from util.visual.panel import PanelWriter
+from util.visual.visdom_sink import VisdomSink
+
+if TYPE_CHECKING:
+    from data.base import Dataset
+    from models.base import Model
+    from options.parse import RunOptions
+
+PANEL_INPUTS = 4
+
+
+class DeviceError(UserError, ValueError):
+    """A device that this machine does not have."""
+
+
+def choose_device(gpu_ids: str) -> torch.device:
+    """The device of this process: -1 the CPU, a number that GPU, auto the best there is.
+
+    Under torchrun every process takes the GPU of its local rank.
+
+    Raises:
+        DeviceError: a GPU that is not there, or several for one process.
+    """
+    text = gpu_ids.strip()
+    if text.startswith("-"):
+        return torch.device("cpu")
+    local = os.environ.get("LOCAL_RANK")
+    if text == "auto" or (local is not None and torch.cuda.is_available()):
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(local or 0))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not text.isdigit():
+        raise DeviceError(
+            f"--gpu_ids {gpu_ids}: one process uses one GPU; for several start "
+            f"torchrun --nproc_per_node {len(text.split(','))} train.py ... without --gpu_ids"
+        )
+    if not torch.cuda.is_available() or int(text) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"--gpu_ids {gpu_ids}: this machine shows {count} usable GPUs; --gpu_ids -1 uses the CPU")
+    return torch.device("cuda", int(text))
+
+
+def trainer_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None = None) -> Trainer:
+    """The trainer of a run.
+
+    Args:
+        model: on its device.
+        resume_step: the step a continued run stands at; None for a new run.
+    """
+    data, schedule = run.data, run.schedule
+    sampler = GlobalBatchSampler(
+        len(dataset),
+        data.batch_size,
+        run.experiment.seed,
+        rank=ranks.rank(),
+        world_size=ranks.world_size(),
+        serial=data.serial_batches,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=data.num_threads,
+        collate_fn=dataset.collate,
+        persistent_workers=data.num_threads > 0,
+        pin_memory=model.device.type == "cuda",
+    )
+    optimizers = optimizers_from(run, model)
+    schedulers = {
+        name: make_scheduler(
+            optimizer,
+            schedule.lr_policy,
+            schedule.n_epochs,
+            schedule.n_epochs_decay,
+            schedule.epoch_count,
+            schedule.lr_decay_iters,
+        )
+        for name, optimizer in optimizers.items()
+    }
+    return Trainer(
+        model,
+        loader,
+        sampler,
+        optimizers,
+        schedulers,
+        Precision(run.optim.amp, model.device),
+        outputs_from(run, model, dataset, resume_step),
+        frequencies_from(run),
+        epochs=(schedule.epoch_count, schedule.last_epoch),
+        max_iters=schedule.max_iters,
+        seed=run.experiment.seed,
+    )
+
+
+def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
+    """One optimiser for each network that has parameters."""
+    opt = run.optim
+    make: Any = (
+        partial(SGD, lr=opt.lr)
+        if opt.optimizer == "sgd"
+        else partial(Adam, lr=opt.lr, betas=(opt.beta1, opt.beta2))
+    )
+    trained = {name: list(net.parameters()) for name, net in model.nets.items()}
+    return {name: make(parameters) for name, parameters in trained.items() if parameters}
+
+
+def frequencies_from(run: RunOptions) -> Frequencies:
+    log = run.log
+    return Frequencies(
+        print=log.print_freq,
+        display=log.display_freq,
+        html=log.update_html_freq,
+        save_latest=log.save_latest_freq,
+        save_epochs=log.save_epoch_freq,
+        panel_epochs=log.panel_freq,
+        monitor_steps=log.monitor_freq,
+        save_by_iter=log.save_by_iter,
+    )
+
+
+def outputs_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None) -> Outputs:
+    """Sinks of a run; only the first rank has any."""
+    log, folder, name = run.log, run.folder, run.experiment.name
+    if not ranks.is_first():
+        return Outputs(folder, Sinks([]), Sinks([]), quiet=True)
+    sinks: list[Sink] = [JsonlSink(folder, resume_step), ConsoleSink(folder, log.quiet)]
+    if log.display_id is None or log.display_id > 0:
+        sinks.append(
+            VisdomSink(
+                name,
+                log.display_server,
+                log.display_port,
+                name if log.display_env == "main" else log.display_env,
+                display_id=log.display_id or 1,
+                ncols=log.display_ncols,
+                history=read_log(folder / "log.jsonl") if resume_step is not None else (),
+            )
+        )
+    pages: list[Sink] = [] if log.no_html else [HtmlSink(folder, name, resume_step)]
+    panel = _panel_from(run, model, dataset) if log.panel_freq else None
+    return Outputs(folder, Sinks(sinks), Sinks(pages), panel, log.quiet)
+
+
+def _panel_from(run: RunOptions, model: Model[Any], dataset: Dataset) -> PanelWriter:
+    """A panel of training inputs spread over the file list, so that classes sorted by name are all shown."""
+    count = min(PANEL_INPUTS, len(dataset.source_files))
+    files = [i * len(dataset.source_files) // count for i in range(count)]
+    samples = [dataset.whole_source(file) for file in files]
+    inputs = [sample.A[None].to(model.device) for sample in samples]
+    return PanelWriter(run.folder / "panels", inputs, [sample.path_A.rsplit("/", 1)[-1] for sample in samples])

@@ -1,0 +1,46 @@
+"""Learning rates over epochs, on PyTorch's schedulers."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+
+
+def make_scheduler(
+    optimizer: Optimizer, policy: str, n_epochs: int, n_epochs_decay: int, epoch_count: int, lr_decay_iters: int
+) -> LRScheduler:
+    """The scheduler of one optimiser, stepped once at the end of each epoch.
+
+    Args:
+        policy: linear (constant for n_epochs, then straight to zero one epoch after the last), step (a tenth
+            every lr_decay_iters epochs), plateau (a fifth after 5 epochs without a lower G loss), cosine
+            (over n_epochs).
+        epoch_count: number of the first epoch.
+
+    Raises:
+        ValueError: an unknown policy.
+    """
+    if policy == "linear":
+        return LambdaLR(
+            optimizer, lambda done: linear_factor(done + epoch_count, n_epochs, n_epochs_decay)
+        )
+    if policy == "step":
+        return StepLR(optimizer, lr_decay_iters, gamma=0.1)
+    if policy == "plateau":
+        return ReduceLROnPlateau(optimizer, factor=0.2, threshold=0.01, patience=5)
+    if policy == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=max(1, n_epochs))
+    raise ValueError(f"--lr_policy {policy}: choose one of linear, step, plateau, cosine")
+
+
+def linear_factor(epoch: int, n_epochs: int, n_epochs_decay: int) -> float:
+    """The factor of the learning rate in epoch `epoch`, counted from 1."""
+    return max(0.0, 1.0 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))
+
+
+def end_epoch(scheduler: LRScheduler, loss: float) -> None:
+    """Step a scheduler; only plateau looks at the loss."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(loss)
+    else:
+        scheduler.step()

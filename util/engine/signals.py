@@ -1,0 +1,39 @@
+"""Leaving in good order when the system or the user asks for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import torch
+
+from util import ranks
+
+
+class StopRequest:
+    """Set by SIGTERM or Ctrl-C while active: the loop then saves and leaves after the current step.
+
+    A second Ctrl-C is not held back.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def listen(self) -> StopRequest:
+        """Take over both signals of the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._ask)
+        return self
+
+    def agreed(self) -> bool:
+        """Whether any rank was asked to stop; all ranks must call it after the same step."""
+        if ranks.world_size() == 1:
+            return self._asked
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        return bool(ranks.sum_over_ranks(torch.tensor(float(self._asked), device=device)) > 0)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,314 @@
+"""The training loop, for every model: epochs, logs, pictures, checkpoints, and continuing from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from util import checkpoint, ranks
+from util.engine.schedule import end_epoch
+from util.engine.signals import StopRequest
+from util.engine.step import Precision, StepResult, train_step
+from util.seeding import StepInfo
+from util.visual.base import Moment, Sinks
+
+if TYPE_CHECKING:
+    from data.base import Batch
+    from data.sampler import GlobalBatchSampler
+    from models.base import Model
+    from util.visual.panel import PanelWriter
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """How often things happen: in images seen unless the name says steps or epochs; 0 means never."""
+
+    print: int = 100
+    display: int = 400
+    html: int = 1000
+    save_latest: int = 5000
+    save_epochs: int = 5
+    panel_epochs: int = 5
+    monitor_steps: int = 500
+    save_by_iter: bool = False
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come. `epoch` counts from the first epoch's number; `step_in_epoch` steps of it are done."""
+
+    epoch: int
+    step_in_epoch: int = 0
+    step: int = 0
+    total_iters: int = 0
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run writes. `sinks` get numbers and display pictures, `pages` the rarer pictures of the HTML page."""
+
+    folder: Path
+    sinks: Sinks
+    pages: Sinks
+    panel: PanelWriter | None = None
+    quiet: bool = False
+
+
+class Trainer:
+    """Trains a model from where it stands to the last epoch.
+
+    Args:
+        model: on `device`.
+        loader: batches of this rank; its batch sampler is `sampler`.
+        optimizers, schedulers: one for each network, by the network's name.
+        epochs: number of the first and of the last epoch.
+        max_iters: stop after this many steps of the whole run; 0: no limit.
+        seed: keys every random draw.
+    """
+
+    def __init__(
+        self,
+        model: Model[Any],
+        loader: DataLoader[Any],
+        sampler: GlobalBatchSampler,
+        optimizers: Mapping[str, Optimizer],
+        schedulers: Mapping[str, LRScheduler],
+        precision: Precision,
+        outputs: Outputs,
+        frequencies: Frequencies,
+        *,
+        epochs: tuple[int, int],
+        max_iters: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.loader, self.sampler = model, loader, sampler
+        self.optimizers, self.schedulers, self.precision = optimizers, schedulers, precision
+        self.outputs, self.frequencies = outputs, frequencies
+        self.first_epoch, self.last_epoch = epochs
+        self.max_iters, self.seed = max_iters, seed
+        self.position = Position(epoch=self.first_epoch)
+        self._loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def fit(self, stop: StopRequest | None = None) -> bool:
+        """Train to the end; True if it was reached, False if `stop` asked to leave earlier (state is saved)."""
+        stop = stop or StopRequest()
+        self.model.train()
+        with self._bar() as bar:
+            while self.position.epoch <= self.last_epoch and not self._done():
+                if not self._run_epoch(bar, stop):
+                    self.save("latest")
+                    return False
+        self.save("latest")
+        if self.position.step_in_epoch:  # max_iters ended the run inside an epoch
+            self._write_panel(self.position.epoch)
+        return True
+
+    def _done(self) -> bool:
+        return bool(self.max_iters) and self.position.step >= self.max_iters
+
+    def _run_epoch(self, bar: tqdm[Any], stop: StopRequest) -> bool:
+        started, epoch, first_step = time.monotonic(), self.position.epoch, self.position.step_in_epoch
+        if first_step == 0:
+            self.model.begin_epoch(self._info(), self._read_source)
+            self._tell()
+        self.sampler.set_epoch(epoch, first_step)
+        for batch, waited in self._batches():
+            self._run_step(batch, waited)
+            bar.update()
+            if self._done():
+                return True
+            if stop.agreed():
+                return False
+        self._end_epoch(time.monotonic() - started)
+        return True
+
+    def _run_step(self, batch: Batch, waited: float) -> None:
+        started, before = time.monotonic(), self.position
+        watch = _crossed(before.step, before.step + 1, self.frequencies.monitor_steps)
+        batch = batch.to(self.model.device)
+        result = train_step(self.model, batch, self._info(), self.optimizers, self.precision, watch)
+        last_phase = self.model.phases[-1].name
+        self._loss_sum += float(result.scalars[last_phase]) if last_phase in result.scalars else 0.0
+        images = len(batch.path_A) * ranks.world_size()
+        self.position = replace(
+            before,
+            step_in_epoch=before.step_in_epoch + 1,
+            step=before.step + 1,
+            total_iters=before.total_iters + images,
+        )
+        self._after_step(before, result, (time.monotonic() - started) / images, waited)
+
+    def _after_step(self, before: Position, result: StepResult, seconds: float, waited: float) -> None:
+        moment = self._moment(seconds, waited)
+        seen, now, freq = before.total_iters, self.position.total_iters, self.frequencies
+        self._tell()
+        if _crossed(seen, now, freq.print) or any(name.startswith("grad_") for name in result.scalars):
+            self._log(moment, result)
+        for every, sinks in ((freq.display, self.outputs.sinks), (freq.html, self.outputs.pages)):
+            if sinks.active and _crossed(seen, now, every):
+                with torch.no_grad():
+                    sinks.images(moment, self.model.visuals(result.state))
+        if _crossed(seen, now, freq.save_latest):
+            self.save("latest")
+            if freq.save_by_iter:
+                self.export(f"iter_{now}")
+
+    def _end_epoch(self, seconds: float) -> None:
+        done = self.position
+        mean = torch.tensor(self._loss_sum / max(1, done.step_in_epoch), dtype=torch.float64)
+        loss = float(ranks.mean_over_ranks(mean.to(self.model.device, torch.float32)))
+        for scheduler in self.schedulers.values():
+            end_epoch(scheduler, loss)
+        self._loss_sum = 0.0
+        self.position = replace(done, epoch=done.epoch + 1, step_in_epoch=0)
+        rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        self._say(f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}")
+        number = done.epoch - self.first_epoch + 1
+        if _crossed(number - 1, number, self.frequencies.save_epochs):
+            self.save("latest")
+            self.export(str(done.epoch))
+        if _crossed(number - 1, number, self.frequencies.panel_epochs) or number == 1:
+            self._write_panel(done.epoch)
+
+    def close(self) -> None:
+        """Let every sink write what it still holds."""
+        self.outputs.sinks.close()
+        self.outputs.pages.close()
+
+    # -- logs and pictures ------------------------------------------------------------------------------------
+
+    def _log(self, moment: Moment, result: StepResult) -> None:
+        with torch.no_grad():
+            values = result.scalars | self.model.monitors(result.state)
+        together = ranks.mean_over_ranks(torch.stack([v.detach().float().reshape(()) for v in values.values()]))
+        scalars = dict(zip(values, together.tolist(), strict=True))
+        scalars["lr"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        self.outputs.sinks.scalars(moment, scalars)
+        self.outputs.pages.scalars(moment, scalars)
+
+    def _write_panel(self, epoch: int) -> None:
+        if self.outputs.panel is None or not ranks.is_first():
+            return
+        self.model.train(False)
+        self.outputs.panel.write(epoch, self.model.panel)
+        self.model.train()
+
+    def _moment(self, seconds: float, waited: float) -> Moment:
+        at = self.position
+        images = at.total_iters // at.step
+        return Moment(at.epoch, at.step_in_epoch * images, at.step, at.total_iters, seconds, waited)
+
+    def _tell(self) -> None:
+        for message in self.model.messages:
+            self._say(message)
+        self.model.messages.clear()
+
+    def _say(self, text: str) -> None:
+        if ranks.is_first() and not self.outputs.quiet:
+            tqdm.write(text)
+
+    def _bar(self) -> tqdm[Any]:
+        hidden = True if self.outputs.quiet or not ranks.is_first() else None  # None: only on a terminal
+        return tqdm(total=self._total_steps(), initial=self.position.step, unit="step", disable=hidden, dynamic_ncols=True)
+
+    # -- data -------------------------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[tuple[Batch, float]]:
+        """Batches with the seconds waited for each."""
+        batches = iter(self.loader)
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch, time.monotonic() - asked
+
+    def _read_source(self) -> Iterator[Batch]:
+        dataset, collate = self.loader.dataset, self.loader.collate_fn
+        for file in range(len(dataset.source_files)):  # type: ignore[attr-defined]
+            yield collate([dataset.whole_source(file)])  # type: ignore[attr-defined]
+
+    def _total_steps(self) -> int:
+        steps = (self.last_epoch - self.first_epoch + 1) * len(self.sampler)
+        return min(steps, self.max_iters) if self.max_iters else steps
+
+    def _info(self) -> StepInfo:
+        at = self.position
+        progress = at.epoch - self.first_epoch + at.step_in_epoch / len(self.sampler)
+        return StepInfo(
+            self.seed, at.step, progress, at.step / max(1, self._total_steps()), ranks.rank(), ranks.world_size()
+        )
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything a run needs to continue as if it had never stopped: tensors and plain values."""
+        return {
+            "nets": {name: net.state_dict() for name, net in self.model.nets.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
+            "scaler": self.precision.scaler.state_dict(),
+            "model": self.model.extra_state(),
+            "position": asdict(self.position),
+            "loss_sum": self._loss_sum,
+            "world_size": ranks.world_size(),
+            "steps_per_epoch": len(self.sampler),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            CheckpointError: the state was made by other networks or with another number of steps in an epoch.
+        """
+        if state["position"]["step_in_epoch"] and state["steps_per_epoch"] != len(self.sampler):
+            raise checkpoint.CheckpointError(
+                f"the checkpoint stands inside an epoch of {state['steps_per_epoch']} steps, and an epoch now has "
+                f"{len(self.sampler)}; continue with the same data, --batch_size and number of processes"
+            )
+        try:
+            for name, net in self.model.nets.items():
+                net.load_state_dict(state["nets"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            for name, scheduler in self.schedulers.items():
+                scheduler.load_state_dict(state["schedulers"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise checkpoint.CheckpointError(
+                f"the checkpoint does not fit the options of this command: {reason}; leave out the changed flags"
+            ) from error
+        self.precision.scaler.load_state_dict(state["scaler"])
+        self.model.load_extra_state(state["model"])
+        self.position = Position(**state["position"])
+        self._loss_sum = float(state["loss_sum"])
+
+    def save(self, label: str) -> None:
+        """Write the state to continue from, then the plain weights under `label` beside it."""
+        if ranks.is_first():
+            checkpoint.save_state(self.outputs.folder / checkpoint.STATE_FILE, self.state())
+        self.export(label)
+
+    def export(self, label: str) -> None:
+        """Write `<label>_net_<name>.pth` for every network, with CUT's keys."""
+        if ranks.is_first():
+            for name, net in self.model.nets.items():
+                checkpoint.export_weights(self.outputs.folder / f"{label}_net_{name}.pth", net)
+        ranks.barrier()
+
+
+def _crossed(before: int, after: int, every: int) -> bool:
+    """Whether counting from `before` to `after` passes a multiple of `every`; with 0, never."""
+    return every > 0 and before // every != after // every
+

@@ -1,0 +1,60 @@
+"""The console: CUT's line of losses, and the same lines in `loss_log.txt`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from util.visual.base import Moment
+
+
+def console_line(moment: Moment, values: Mapping[str, float]) -> str:
+    """One line in CUT's form, `(epoch: 1, iters: 100, time: 0.123, data: 0.002) G_GAN: 0.412 D_real: 0.250`.
+
+    `iters` counts samples in the epoch and the times are seconds, as in CUT, so scripts that read its logs
+    go on working.
+    """
+    head = (
+        f"(epoch: {moment.epoch}, iters: {moment.epoch_iters}, "
+        f"time: {moment.seconds:.3f}, data: {moment.data_seconds:.3f})"
+    )
+    return " ".join([head, *(f"{name}: {value:.3f}" for name, value in values.items())])
+
+
+class ConsoleSink:
+    """Print the losses above any progress bar and append them to `<run>/loss_log.txt` under a dated header.
+
+    Args:
+        run_dir: the run's folder; made if absent.
+        quiet: write the file only.
+    """
+
+    def __init__(self, run_dir: str | Path, quiet: bool = False) -> None:
+        self._path = Path(run_dir) / "loss_log.txt"
+        self._quiet = quiet
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._append(f"================ Training Loss ({datetime.now().ctime()}) ================")
+
+    def scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
+        """Print and keep one line."""
+        line = console_line(moment, values)
+        if not self._quiet:
+            # tqdm.write clears the bars, prints and redraws them; with no bar it is a plain print.
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+        self._append(line)
+
+    def images(self, moment: Moment, pictures: Mapping[str, np.ndarray]) -> None:
+        """A console shows no pictures."""
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    def _append(self, line: str) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")

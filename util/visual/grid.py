@@ -1,0 +1,102 @@
+"""Pictures in rows and columns with readable labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from util.visual.files import as_rgb
+
+MARGIN = 4  # white pixels between pictures and around the whole
+FONT_SIZE = 14
+INK = (40, 40, 40)
+
+
+def text_image(text: str, size: int = FONT_SIZE) -> np.ndarray:
+    """One line of dark text on white, uint8 (h, w, 3), as wide as the text; empty text has the width 1."""
+    font = ImageFont.load_default(size)
+    left, _, right, _ = font.getbbox(text)
+    ascent_and_descent = font.getbbox("Ågjy|")
+    width, height = max(1, round(right - left)), round(ascent_and_descent[3]) + 2
+    picture = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(picture).text((-left, 0), text, font=font, fill=INK)
+    return np.array(picture, dtype=np.uint8)
+
+
+def _centred(canvas: np.ndarray, picture: np.ndarray, top: int, left: int, height: int, width: int) -> None:
+    top += (height - picture.shape[0]) // 2
+    left += (width - picture.shape[1]) // 2
+    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+
+
+def panel(
+    rows: Sequence[Sequence[np.ndarray]],
+    labels_top: Sequence[str] = (),
+    labels_left: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Pictures as a table on white, with a label above each column and, if given, left of each row.
+
+    A column is as wide as its widest picture or label and a row as high as its highest picture; smaller ones
+    are centred. Rows may differ in length.
+
+    Args:
+        rows: uint8 pictures (H, W, 3), (H, W, 1) or (H, W) in RGB order.
+        labels_top: one label a column, or none at all.
+        labels_left: one label a row.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ValueError: no picture, or a number of labels that does not fit.
+    """
+    cells = [[as_rgb(picture) for picture in row] for row in rows]
+    columns = max((len(row) for row in cells), default=0)
+    if columns == 0:
+        raise ValueError("A panel needs at least one picture.")
+    if labels_top and len(labels_top) != columns:
+        raise ValueError(f"The panel has {columns} columns and {len(labels_top)} labels above them.")
+    if labels_left is not None and len(labels_left) != len(cells):
+        raise ValueError(f"The panel has {len(cells)} rows and {len(labels_left)} labels beside them.")
+
+    table: list[list[np.ndarray | None]] = [[*row, *[None] * (columns - len(row))] for row in cells]
+    if labels_left is not None:
+        table = [[text_image(label), *row] for label, row in zip(labels_left, table, strict=True)]
+    if labels_top:
+        corner: list[np.ndarray | None] = [None] if labels_left is not None else []
+        table.insert(0, [*corner, *(text_image(label) for label in labels_top)])
+    return _draw(table)
+
+
+def _draw(table: list[list[np.ndarray | None]]) -> np.ndarray:
+    heights = [max((cell.shape[0] for cell in row if cell is not None), default=0) for row in table]
+    widths = [
+        max((c.shape[1] for c in column if c is not None), default=0) for column in zip(*table, strict=True)
+    ]
+    shape = (sum(heights) + MARGIN * (len(heights) + 1), sum(widths) + MARGIN * (len(widths) + 1), 3)
+    canvas = np.full(shape, 255, dtype=np.uint8)
+    top = MARGIN
+    for row, height in zip(table, heights, strict=True):
+        left = MARGIN
+        for cell, width in zip(row, widths, strict=True):
+            if cell is not None:
+                _centred(canvas, cell, top, left, height, width)
+            left += width + MARGIN
+        top += height + MARGIN
+    return canvas
+
+
+def captioned_grid(pictures: Mapping[str, np.ndarray], columns: int) -> np.ndarray:
+    """Named pictures in reading order, `columns` in a row, each under its own name; uint8 (H, W, 3).
+
+    Raises:
+        ValueError: no picture, or fewer than one column.
+    """
+    if columns < 1:
+        raise ValueError(f"A grid needs at least one column, got {columns}.")
+    cells = [panel([[picture]], [name]) for name, picture in pictures.items()]
+    rows = list(zip_longest(*[iter(cells)] * columns))
+    return panel([[cell for cell in row if cell is not None] for row in rows])
