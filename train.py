@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import torch
+from torch import nn
+
 from data import DATASETS
-from data.base import histogram
+from data.base import Dataset, histogram
 from data.domain import save_formats
 from models import MODELS
 from options.parse import OPTIONS_FILE, RunOptions, train_options
@@ -48,20 +51,22 @@ def main() -> int:
     return 0
 
 
-def start_from(run: RunOptions, nets: dict) -> None:
+def start_from(run: RunOptions, nets: dict[str, nn.Module]) -> None:
     """Begin with the exported weights of another run."""
     folder = run.folder.parent / str(run.experiment.pretrained_name)
     for name, net in nets.items():
         load_weights(folder / f"{run.experiment.epoch}_net_{name}.pth", net)
 
 
-def introduce(run: RunOptions, nets: dict, dataset, device) -> None:
+def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, device: torch.device) -> None:
     """Say what is about to happen."""
-    sizes = ", ".join(f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M" for name, net in nets.items())
-    print(f"{run.experiment.model} '{run.experiment.name}' on {device}, {ranks.world_size()} process(es); weights: {sizes}")
-    print(f"{len(dataset)} samples an epoch from {run.data.dataroot}; labels: {histogram(dataset.labels, dataset.class_names)}")
-    print(f"source {dataset.source}, target {dataset.target}")
-    print(f"everything is written to {run.folder}")
+    weights = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in nets.items()}
+    print(f"{run.experiment.model} '{run.experiment.name}' on {device}, {ranks.world_size()} process(es)")
+    print("weights: " + ", ".join(f"{name} {millions:.2f} M" for name, millions in weights.items()))
+    print(f"{run.data.dataroot}: {len(dataset)} samples an epoch")
+    print(f"source: {dataset.source}; labels: {histogram(dataset.labels, dataset.class_names)}")
+    print(f"target: {dataset.target}")
+    print(f"run folder: {run.folder}")
     if run.experiment.verbose:
         print(*nets.values(), sep="\n")
 

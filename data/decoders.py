@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,7 +172,9 @@ def _tiff_header(file: BinaryIO) -> _Header:
         start += file.read(8)  # BigTIFF: the offset of the first page is eight bytes wide
     tags = TiffImagePlugin.ImageFileDirectory_v2(start)
     file.seek(tags.next)
-    tags.load(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow skips a tag it cannot read: the bits per sample, for one
+        tags.load(file)
     bits, kinds = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
     if len(bits) != 1 or len(kinds) != 1:
         raise ImageError("its bands differ in kind")

@@ -36,7 +36,8 @@ class FolderOptions(Group):
     """labels of the source images"""
 
     labels_A: str | None = option(
-        None, f"label file of the source (columns file,label,label_id); none: <dataroot>/{LABELS_FILE} if there"
+        None,
+        f"label file of the source (columns file,label,label_id); none: <dataroot>/{LABELS_FILE} if there",
     )
     labels_from_folders: bool = option(False, "class sub-folders of the source's folder are its labels")
 

@@ -28,6 +28,11 @@ class WholeImage:
     sample: Sample  # preprocessed without random changes, [-1, 1]
     file: Path  # relative to its folder
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The file's own height and width."""
+        return self.image.shape[-2], self.image.shape[-1]
+
 
 @DATASETS.register("single")
 class SingleDataset(Dataset):

@@ -39,9 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=default.size, help="side in pixels (%(default)s)")
     parser.add_argument("--train", type=int, default=default.train, help="pictures per domain (%(default)s)")
     parser.add_argument("--test", type=int, default=default.test, help="paired test scenes (%(default)s)")
-    parser.add_argument(
-        "--bits", type=int, default=default.bits, help="8: grey, 16: counts (%(default)s)"
-    )
+    parser.add_argument("--bits", type=int, default=default.bits, help="8: grey, 16: counts (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, help="(%(default)s)")
     parser.add_argument(
         "--classes",

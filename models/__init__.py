@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from models.base import MODELS, Model
 from util.checkpoint import load_weights
 
+if TYPE_CHECKING:
+    from options.parse import RunOptions
+
 __all__ = ["MODELS", "load_run", "load_trained"]
 
 
-def load_trained(run: Any, device: torch.device) -> Model[Any]:
+def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True) -> Model[Any]:
     """The model of a run's options with its exported weights, ready to translate and explain.
+
+    Args:
+        evaluate: evaluation mode of batch norm and dropout; False keeps both as in training, as CUT tests.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
@@ -23,7 +29,7 @@ def load_trained(run: Any, device: torch.device) -> Model[Any]:
     for name in model.inference_nets:
         load_weights(run.folder / f"{run.experiment.epoch}_net_{name}.pth", model.nets[name])
     model.to(device)
-    model.train(False)
+    model.train(not evaluate)
     return model
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from options.schema import Group
+from options.schema import Group, OptionError
 from util.registry import Registry
 from util.seeding import StepInfo
 from util.visual.pictures import to_uint8
@@ -113,7 +113,15 @@ class Model(ABC, Generic[S]):
         Raises:
             NotImplementedError: the model has no class head.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no class head to explain; train with --model cutcam")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no class head to explain; train with --model cutcam"
+        )
+
+    def check_class(self, class_id: int) -> None:
+        """Raise an OptionError where `explain` cannot explain that class (-1: the head's choice)."""
+        raise OptionError(
+            f"{type(self).__name__} has no class head, so there are no maps; train with --model cutcam"
+        )
 
     def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
         """Called before an epoch's first step; `read_source` reads all source images, whole, in file order."""

@@ -25,7 +25,6 @@ from models.cam.functional import (
     entropy,
     gradcam_at_feature,
     label_free_map,
-    normalize,
     rectify,
     std_over_mean,
     top_mass,
@@ -42,8 +41,7 @@ from models.pseudo_labels import MODES, PseudoLabels
 from options.schema import Group, OptionError, option
 from util.errors import UserError
 from util.seeding import StepInfo
-from util.visual.overlay import overlay
-from util.visual.pictures import to_uint8
+from util.visual.overlay import heat_map, overlay
 
 if TYPE_CHECKING:
     from data.base import Batch
@@ -64,7 +62,8 @@ class CutCamOptions(CutOptions):
     cam_layer: int = option(-1, "layer of the head and its maps, as an index into nce_layers; -1: the last")
     cam_pool: str = option("gap", "pooling of the head: mean, log-mean-exp, or top 5 %", choices=POOLS)
     cam_method: str = option(
-        "gradcam", "map: gradcam (at the head's hidden layer), gradcam_feature (at cam_layer), label_free",
+        "gradcam",
+        "map: gradcam (at the head's hidden layer), gradcam_feature (at cam_layer), label_free",
         choices=CAM_METHODS,
     )
     lambda_CLS: float = option(1.0, "weight of class consistency", low=0)
@@ -72,7 +71,8 @@ class CutCamOptions(CutOptions):
     lambda_IDT: float = option(0.0, "weight of |G(y) - y|", low=0)
     lambda_EDGE: float = option(0.0, "weight of the Sobel edge loss", low=0)
     cam_norm: str = option(
-        "minmax", "scale of maps in the CAM loss; minmax, mean: L1; l2: 2 - 2 cos; softmax: KL",
+        "minmax",
+        "scale of maps in the CAM loss; minmax, mean: L1; l2: 2 - 2 cos; softmax: KL",
         choices=tuple(CAM_NORMS),
     )
     cam_tau: float = option(1.0, "temperature of --cam_norm softmax", low=1e-6)
@@ -81,9 +81,13 @@ class CutCamOptions(CutOptions):
         1.0, "largest ratio of the CAM term's gradient on G(x) to the contrastive one's; 0: no cap", low=0
     )
     cam_weight_adv: bool = option(False, "weight D's map by the input's CAM")
-    cam_adv_side: str = option("both", "whose adversarial terms: D's and G's, or G's alone", choices=("both", "g"))
+    cam_adv_side: str = option(
+        "both", "whose adversarial terms: D's and G's, or G's alone", choices=("both", "g")
+    )
     cam_adv_strength: float = option(1.0, "0: no weighting, 1: the map alone", low=0, high=1)
-    edge_mode: str = option("l1", "edges: equal (l1), aligned (ngf), not lost (keep)", choices=tuple(EDGE_MODES))
+    edge_mode: str = option(
+        "l1", "edges: equal (l1), aligned (ngf), not lost (keep)", choices=tuple(EDGE_MODES)
+    )
     label_smoothing: float = option(0.1, "of the class loss", low=0, high=0.99)
     head_dropout: float = option(0.0, "dropout in the class head", low=0, high=0.99)
     pseudo_labels: str = option("kmeans", "labels for unlabelled images", choices=MODES)
@@ -95,7 +99,9 @@ class CutCamOptions(CutOptions):
         -1.0, "epochs before the CAM terms start; -1: 5 %% of the run after the class terms", low=-1
     )
     collapse_window: int = option(200, "steps over which a collapsed head is recognised", low=2)
-    on_collapse: str = option("warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop"))
+    on_collapse: str = option(
+        "warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop")
+    )
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = CutOptions.PRESETS
 
@@ -204,7 +210,8 @@ class CutCamModel(CutModel):
             logits_fake=self.head.logits_from_hidden(hidden_fake, frozen=True),
             cam_A=cam_A,
             cam_fake=self.class_map(cut.query_A[layer], hidden_fake, classes),
-            has_cam=(labels >= 0) | torch.full_like(labels, self.opt.cam_method == "label_free", dtype=torch.bool),
+            has_cam=(labels >= 0)
+            | torch.full_like(labels, self.opt.cam_method == "label_free", dtype=torch.bool),
             cam_B=self._target_map(cut, count) if self._weights_real() and cam_ramp > 0 else None,
             cls_ramp=cls_ramp,
             cam_ramp=cam_ramp,
@@ -281,7 +288,9 @@ class CutCamModel(CutModel):
         self._watch(state)
         if opt.lambda_CLS * state.cls_ramp > 0:
             soft = state.batch.label_A < 0
-            loss = class_consistency(state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing)
+            loss = class_consistency(
+                state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing
+            )
             terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
         if opt.lambda_CAM * state.cam_ramp > 0:
             moved = cam_invariance(state.cam_A, state.cam_fake, opt.cam_norm, opt.cam_eps, opt.cam_tau)
@@ -290,7 +299,9 @@ class CutCamModel(CutModel):
                 self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A))
             terms["CAM"] = state.cam_ramp * self.cap.scale * term
         if opt.lambda_IDT > 0 and state.idt_B is not None:
-            terms["IDT"] = opt.lambda_IDT * identity_loss(state.upright(state.idt_B), state.batch.target).mean()
+            terms["IDT"] = (
+                opt.lambda_IDT * identity_loss(state.upright(state.idt_B), state.batch.target).mean()
+            )
         if opt.lambda_EDGE > 0:
             moved = edge_loss(state.upright(state.fake_B), state.batch.A, opt.edge_mode)
             terms["EDGE"] = opt.lambda_EDGE * moved.mean()
@@ -327,13 +338,21 @@ class CutCamModel(CutModel):
             return
         reached = self.opt.cls_start_epoch < 0 or info.progress >= self.opt.cls_start_epoch
         if reached and self.pseudo.due(int(info.progress)):
-            self.messages.append(self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels))
+            self.messages.append(
+                self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels)
+            )
 
     def _encode_for_labels(self, source: Tensor) -> tuple[Tensor, Tensor]:
         feature = self.generator.encode(source.to(self.device), [self.nce_layers[self.cam_index]])[0]
         return feature, self.head(feature)
 
     # -- explaining -------------------------------------------------------------------------------------------
+
+    def check_class(self, class_id: int) -> None:
+        if class_id >= self.opt.num_classes:
+            raise OptionError(
+                f"--class_idx {class_id}: the head has the classes 0 to {self.opt.num_classes - 1}"
+            )
 
     @torch.no_grad()
     def explain(self, source: Tensor, fake: Tensor, classes: Tensor | None = None) -> Explanation:
@@ -352,7 +371,8 @@ class CutCamModel(CutModel):
         pictures = super().visuals(state)
         pairs = {"cam_A": ("real_A", state.cam_A), "cam_fake": ("fake_B", state.cam_fake)}
         return pictures | {
-            name: overlay(pictures[below], heat_map(cam[:1])) for name, (below, cam) in pairs.items()
+            name: overlay(pictures[below], heat_map(cam[0].float().cpu().numpy()))
+            for name, (below, cam) in pairs.items()
         }
 
     @torch.no_grad()
@@ -360,8 +380,14 @@ class CutCamModel(CutModel):
         columns = super().panel(source)
         fake = self.translate(source)
         seen = self.explain(source, fake)
-        for name, below, maps in (("CAM input", "input", seen.cam), ("CAM translation", "translation", seen.cam_fake)):
-            columns[name] = [overlay(x, heat_map(m[None])) for x, m in zip(columns[below], maps, strict=True)]
+        for name, below, maps in (
+            ("CAM input", "input", seen.cam),
+            ("CAM translation", "translation", seen.cam_fake),
+        ):
+            columns[name] = [
+                overlay(x, heat_map(m.float().cpu().numpy()))
+                for x, m in zip(columns[below], maps, strict=True)
+            ]
         return columns
 
     @torch.no_grad()
@@ -396,9 +422,7 @@ class CutCamModel(CutModel):
         guesses = {"head_acc_A": state.logits_A, "head_acc_fake": state.logits_fake, "head_acc_blurred": soft}
         if not bool(known.any()):
             return {name: torch.tensor(math.nan, device=labels.device) for name in guesses}
-        return {
-            name: (logits.argmax(1) == labels)[known].float().mean() for name, logits in guesses.items()
-        }
+        return {name: (logits.argmax(1) == labels)[known].float().mean() for name, logits in guesses.items()}
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
@@ -417,12 +441,6 @@ class CutCamModel(CutModel):
         self.cap.load(state["cap"])
         self.memory.load(state["memory"])
         self.collapsed = bool(state["collapsed"])
-
-
-def heat_map(cam: Tensor) -> np.ndarray:
-    """One rectified or raw map (1, h, w) scaled to [0, 1] for a picture."""
-    scaled: np.ndarray = normalize(rectify(cam), "minmax")[0].cpu().numpy()
-    return scaled
 
 
 def _cam_index(opt: CutCamOptions) -> int:

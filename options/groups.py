@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from options.schema import Group, OptionError, Size, option
 
+COLORMAPS = ("jet", "turbo", "viridis", "inferno", "magma", "hot", "gray")
 NORMS = ("instance", "batch", "none")
 
 
@@ -56,7 +57,9 @@ class Networks(Group):
     output_nc: int = option(3, "channels of the translation: 3 RGB, 1 grey", low=1, high=3)
     ngf: int = option(64, "channels of G's first convolution", low=1)
     ndf: int = option(64, "channels of D's first convolution", low=1)
-    netG: str = option("resnet_9blocks", "generator: resnet_9blocks, resnet_6blocks, resnet_4blocks, unet_256, unet_128")
+    netG: str = option(
+        "resnet_9blocks", "generator: resnet_9blocks, resnet_6blocks, resnet_4blocks, unet_256, unet_128"
+    )
     netD: str = option("basic", "discriminator: basic (70x70 PatchGAN), n_layers, pixel")
     n_layers_D: int = option(3, "levels of --netD n_layers", low=1, high=8)
     normG: str = option("instance", "normalisation in G", choices=NORMS)
@@ -116,7 +119,9 @@ class Log(Group):
     display_freq: int = option(400, "pictures to the dashboard", low=1)
     update_html_freq: int = option(1000, "pictures to the HTML page", low=1)
     no_html: bool = option(False, "write no HTML page of intermediate pictures")
-    display_id: int | None = option(None, "visdom: 0 or less turns it off; any other number, or none, turns it on")
+    display_id: int | None = option(
+        None, "visdom: 0 or less turns it off; any other number, or none, turns it on"
+    )
     display_server: str = option("http://localhost", "visdom: address of the server")
     display_port: int = option(8097, "visdom: port of the server", low=1, high=65535)
     display_env: str = option("main", "visdom: environment; main stands for the run's name")
@@ -124,7 +129,9 @@ class Log(Group):
     save_latest_freq: int = option(5000, "checkpoint to continue from", low=1)
     save_epoch_freq: int = option(5, "export weights under the epoch's number, in epochs", low=1)
     save_by_iter: bool = option(False, "export under iter_NUMBER as well at every --save_latest_freq")
-    panel_freq: int = option(5, "panel of fixed inputs with translations (and CAMs), in epochs; 0: none", low=0)
+    panel_freq: int = option(
+        5, "panel of fixed inputs with translations (and CAMs), in epochs; 0: none", low=0
+    )
     monitor_freq: int = option(500, "gradient norm of each loss on its networks, in steps; 0: never", low=0)
     quiet: bool = option(False, "no progress bar and no lines of losses on the console")
 
@@ -133,7 +140,9 @@ class Log(Group):
 class Runtime(Group):
     """machine"""
 
-    gpu_ids: str = option("auto", "GPU to use, for example 0; -1: CPU; auto: GPU 0 if there is one. Several: torchrun")
+    gpu_ids: str = option(
+        "auto", "GPU to use, for example 0; -1: CPU; auto: GPU 0 if there is one. Several: torchrun"
+    )
 
 
 @dataclass(frozen=True)
@@ -150,8 +159,10 @@ class Inference(Group):
 class Explanation(Group):
     """explanation: class activation maps"""
 
-    class_idx: int = option(-1, "class explained; -1: the input's label, else the head's choice on the input", low=-1)
-    colormap: str = option("jet", "colours of a map", choices=("jet", "turbo", "viridis", "inferno", "gray"))
+    class_idx: int = option(
+        -1, "class explained; -1: the input's label, else the head's choice on the input", low=-1
+    )
+    colormap: str = option("jet", "colours of a map", choices=COLORMAPS)
     overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
     save_raw: bool = option(False, "write the raw maps as .npy too")
 

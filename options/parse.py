@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 from data import DATASETS
 from models import MODELS
@@ -112,7 +112,10 @@ def inference_options(
     saved = read_yaml(folder / OPTIONS_FILE)
     kinds = _kinds(saved["model"], saved["dataset_mode"])
     given = _parse(kinds + extras, argv, prog, _TEST_EXAMPLES)
-    fixed = {"model": g.Experiment, **{name: kind for kind in (kinds[2], kinds[-2]) for name in fields_of(kind)}}
+    fixed = {
+        "model": g.Experiment,
+        **{name: kind for kind in (kinds[2], kinds[-2]) for name in fields_of(kind)},
+    }
     before, after = assemble(kinds, {}, saved, {}), assemble(kinds, {}, saved, given, extras)
     for name in fixed:
         old, new = _value(before, name), _value(after, name)
@@ -146,9 +149,9 @@ def assemble(
     values: dict[str, Any] = {}
     for kind in kinds:
         values.update(kind.preset(explicit))
-    built = [build(kind, {**values, **explicit}) for kind in kinds + extras]
-    named, rest = built[: len(kinds)], built[len(kinds) :]
-    return cast("RunOptions", RunOptions(*named, extra=tuple(rest)))  # type: ignore[arg-type]
+    built: list[Any] = [build(kind, {**values, **explicit}) for kind in kinds]
+    named = dict(zip([item.name for item in fields(RunOptions)], built, strict=False))  # all but `extra`
+    return RunOptions(**named, extra=tuple(build(kind, explicit) for kind in extras))
 
 
 def _kinds(model: str, dataset: str) -> tuple[type[Group], ...]:
@@ -183,11 +186,15 @@ def _model_of_flags(argv: list[str]) -> str:
     common = {name for kind in (*g.COMMON, MODELS.get(default).Options) for name in fields_of(kind)}
     unknown = flags - common
     owners = [
-        name for name in MODELS.names() if name != default and unknown & set(fields_of(MODELS.get(name).Options))
+        name
+        for name in MODELS.names()
+        if name != default and unknown & set(fields_of(MODELS.get(name).Options))
     ]
     if len(owners) != 1:
         return default
-    print(f"--model {owners[0]}: chosen because of --{sorted(unknown & set(fields_of(MODELS.get(owners[0]).Options)))[0]}")
+    print(
+        f"--model {owners[0]}: chosen because of --{sorted(unknown & set(fields_of(MODELS.get(owners[0]).Options)))[0]}"
+    )
     return owners[0]
 
 

@@ -35,7 +35,9 @@ def dump_yaml(groups: Sequence[Group]) -> str:
     for group in groups:
         title = (type(group).__doc__ or "").strip().splitlines()[0]
         values = {name: _plain(getattr(group, name)) for name in fields_of(type(group))}
-        parts.append(f"# {title}\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)}")
+        parts.append(
+            f"# {title}\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)}"
+        )
     return "\n".join(parts)
 
 

@@ -45,7 +45,9 @@ def load_state(path: Path) -> dict[str, Any]:
     if magic[:6] != MAGIC[:6]:
         raise CheckpointError(f"{path}: is no training state of this project")
     if magic != MAGIC:
-        raise CheckpointError(f"{path}: has format {magic[6:].decode(errors='replace')}, this program reads 01")
+        raise CheckpointError(
+            f"{path}: has format {magic[6:].decode(errors='replace')}, this program reads 01"
+        )
     if hashlib.sha256(payload).digest() != digest:
         raise CheckpointError(f"{path}: is damaged or truncated (its checksum does not fit); restore a copy")
     state = _unpickle(path, payload)

@@ -104,6 +104,10 @@ def pillow(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def width_tag(width: int) -> bytes:
+    return struct.pack("<HHII", 256, 4, 1, width)
+
+
 def read_bytes(folder: Path, data: bytes, name: str = "x.png") -> Array:
     (folder / name).write_bytes(data)
     return read_raw(folder / name)
@@ -250,7 +254,7 @@ def test_npy(saved: Array, want: Array, tmp_path: Path) -> None:
 
 NAN = FLOAT.copy()
 NAN[1, :3] = [np.nan, np.inf, -np.inf]
-WIDTH_TAG = struct.pack("<HHI", 256, 4, 1)
+BITS_TAG = struct.pack("<HHI", 258, 4, 3)
 SHORT = chunk(b"IDAT", zlib.compress(bytes(2 * (1 + 2 * W))))  # two rows of H
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -278,7 +282,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "gray alpha 16": (tiff(RGB16[..., :2], extra=(2,)), "without alpha"),
     "cmyk 16": (tiff(RGBA16, colour=5), "up to 8 bits only"),
     "float16": (tiff(FLOAT.astype(np.float16)), "the decoder gave no image"),
-    "bomb": (tiff(GRAY8).replace(WIDTH_TAG + struct.pack("<I", W), WIDTH_TAG + struct.pack("<I", 2**25)), "limit"),
+    "bomb": (tiff(GRAY8).replace(width_tag(W), width_tag(2**25)), "limit"),
+    "tiff tag outside": (tiff(RGB16).replace(BITS_TAG, BITS_TAG[:6] + b"\1\0"), "Skipping tag 258"),
     "png bomb": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**20, 2**20, 8, 0, 0, 0, 0))
                  + chunk(b"IEND", b""), "limit"),
     "png no header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "no PNG header"),

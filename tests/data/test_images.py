@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ RGB8 = RNG.integers(0, 256, (16, 20, 3)).astype(np.uint8)
 BYTES = DomainFormat(Window(0, 255), "uint8")
 
 
-def save(path: Path, array: NDArray[np.generic]) -> Path:
+def save(path: Path, array: NDArray[Any]) -> Path:
     if path.suffix == ".npy":
         np.save(path, array)
     else:
@@ -196,7 +197,7 @@ def test_estimate_errors(tmp_path: Path) -> None:
     flat = save(tmp_path / "flat.png", np.full((8, 8), 4000, np.uint16))
     with pytest.raises(ImageError, match=r"eight\.png' is uint8 but .*deep\.png' is uint16"):
         estimate_format([eight, eight, deep], parse_window("auto"), 0)
-    with pytest.raises(ImageError, match="coincide at 4000 .*LO,HI"):
+    with pytest.raises(ImageError, match=r"coincide at 4000 .*LO,HI"):
         estimate_format([flat], parse_window("auto"), 0)
     with pytest.raises(ImageError, match="no image files"):
         estimate_format([], parse_window("auto"), 0)
@@ -234,7 +235,9 @@ def test_round_trip_16_colour(tmp_path: Path) -> None:
     fmt = DomainFormat(Window(0, 65535), "uint16")
     (out,) = encode(tmp_path / "out", decode(save(tmp_path / "in.png", rgb), 3, fmt), fmt)
     assert np.array_equal(read_raw(out), rgb)
-    assert np.array_equal(cv2.imread(str(out), cv2.IMREAD_UNCHANGED)[..., ::-1], rgb)
+    stored = cv2.imread(str(out), cv2.IMREAD_UNCHANGED)
+    assert stored is not None
+    assert np.array_equal(stored[..., ::-1], rgb)
     assert out.read_bytes()[24:26] == b"\x10\x02"  # PNG header: 16 bits, colour
 
 

@@ -97,14 +97,14 @@ def test_in_a_loader(workers: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((0, 1, 0), "empty"),
-        ((5, 0, 0), "--batch_size 0"),
+        ((0, 1, 0, 0, 1), "empty"),
+        ((5, 0, 0, 0, 1), "--batch_size 0"),
         ((5, 1, 0, 2, 2), "rank 2"),
         ((5, 1, 0, -1, 2), "rank -1"),
         ((5, 1, 0, 0, 0), "world of 0"),
     ],
 )
-def test_refuses(arguments: tuple[int, ...], words: str) -> None:
+def test_refuses(arguments: tuple[int, int, int, int, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         GlobalBatchSampler(*arguments)
 

@@ -82,6 +82,7 @@ def test_training_page(tmp_path: Path) -> None:
         log.scalars(at(step), {"NCE": 1 / step, HOSTILE: 1.0})
         sink.scalars(at(step), {})
         sink.images(at(step, epoch=step // 100), {"real_A": PICTURE, "fake B/../x": PICTURE[..., :1]})
+    log.close()
     page = Page(sink.page)
     assert_stands_alone(page)
     assert ("http-equiv", "refresh") in page.attributes

@@ -31,6 +31,7 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
         b'{"epoch": 1, "epoch_iters": 7, "step": 7, "total_iters": 7, "seconds": 0.5, "data_seconds": 0.25, '
         b'"a": null, "b": 1.5, "c": null}\n'
     )
+    sink.close()
     (record,) = read_log(tmp_path / "log.jsonl")
     values = values_of(record)
     assert values["b"] == 1.5
@@ -39,9 +40,11 @@ def test_a_line_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_name_of_the_moment_is_refused(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path)
     for name in MOMENT_KEYS:
         with pytest.raises(ValueError, match=name):
-            JsonlSink(tmp_path).scalars(at(1), {name: 1.0})
+            sink.scalars(at(1), {name: 1.0})
+    sink.close()
 
 
 def test_resume_removes_later_lines_and_a_torn_one(tmp_path: Path) -> None:
@@ -55,11 +58,12 @@ def test_resume_removes_later_lines_and_a_torn_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"], "no temporary file stays"
 
 
-def test_a_torn_line_never_swallows_the_next(tmp_path: Path) -> None:
+def test_a_line_without_its_newline_is_whole_and_the_next_stands_alone(tmp_path: Path) -> None:
     path = write(tmp_path, range(1, 3))
-    path.write_bytes(path.read_bytes()[:-1])  # everything of the last line but its newline
-    write(tmp_path, range(2, 4), resume_step=2)
-    assert [record["step"] for record in read_log(path)] == [1, 2, 3]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(read_log(path)) == 2
+    write(tmp_path, range(3, 5), resume_step=2)
+    assert [record["step"] for record in read_log(path)] == [1, 2, 3, 4]
 
 
 def test_resume_without_a_log_and_at_zero(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_groups_have_charts_and_large_monitors_their_own() -> None:
 
 
 def test_names_are_escaped() -> None:
-    svg = svg_curves(records(**{"<b>&": [1.0, 2.0]}), ["<b>&"], '"><script>')
+    log = [{"step": step, "<b>&": 1.0 + step} for step in range(2)]
+    svg = svg_curves(log, ["<b>&"], '"><script>')
     assert "<b>&" not in svg
     assert "<script>" not in svg
     assert "&lt;b&gt;&amp;" in svg
@@ -105,6 +106,7 @@ def test_png_for_documents(tmp_path: Path) -> None:
     sink = JsonlSink(tmp_path)
     for step in range(20):
         sink.scalars(Moment(1, step, step, step, 0.1, 0.1), {"NCE": 1 / (step + 1), "D_real": 0.25})
+    sink.close()
     plot_losses(tmp_path / "log.jsonl", tmp_path / "losses.png")
     picture = cv2.imread(str(tmp_path / "losses.png"))
     assert picture is not None

@@ -20,7 +20,7 @@ def test_jet_by_hand() -> None:
     assert colours[0, 3:].tolist() == [dark_blue, dark_red, dark_blue], "clipped; NaN counts as 0"
 
 
-@pytest.mark.parametrize("name", sorted(set(COLORMAPS) - {"jet"}))  # matplotlib's jet is another table
+@pytest.mark.parametrize("name", sorted(set(COLORMAPS) - {"jet", "hot"}))  # two other tables there
 def test_colours_agree_with_matplotlib(name: str) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     ramp = np.linspace(0, 1, 256)[None]

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from data.sampler import GlobalBatchSampler
 from util import ranks
-from util.errors import UserError
 from util.engine.schedule import make_scheduler
 from util.engine.step import Precision
 from util.engine.trainer import Frequencies, Outputs, Trainer
+from util.errors import UserError
 from util.visual.base import Sink, Sinks
 from util.visual.console import ConsoleSink
 from util.visual.html import HtmlSink
@@ -58,11 +58,15 @@ def choose_device(gpu_ids: str) -> torch.device:
         )
     if not torch.cuda.is_available() or int(text) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise DeviceError(f"--gpu_ids {gpu_ids}: this machine shows {count} usable GPUs; --gpu_ids -1 uses the CPU")
+        raise DeviceError(
+            f"--gpu_ids {gpu_ids}: this machine shows {count} usable GPUs; --gpu_ids -1 uses the CPU"
+        )
     return torch.device("cuda", int(text))
 
 
-def trainer_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None = None) -> Trainer:
+def trainer_from(
+    run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None = None
+) -> Trainer:
     """The trainer of a run.
 
     Args:
@@ -168,4 +172,6 @@ def _panel_from(run: RunOptions, model: Model[Any], dataset: Dataset) -> PanelWr
     files = [i * len(dataset.source_files) // count for i in range(count)]
     samples = [dataset.whole_source(file) for file in files]
     inputs = [sample.A[None].to(model.device) for sample in samples]
-    return PanelWriter(run.folder / "panels", inputs, [sample.path_A.rsplit("/", 1)[-1] for sample in samples])
+    return PanelWriter(
+        run.folder / "panels", inputs, [sample.path_A.rsplit("/", 1)[-1] for sample in samples]
+    )

@@ -50,6 +50,7 @@ def explain_image(
 
 def cropped(seen: Explanation, size: tuple[int, int], padded: tuple[int, ...]) -> Explanation:
     """The explanation without the part of its maps that lies over padding."""
+
     def cut(cam: Tensor) -> Tensor:
         rows, columns = (
             -(-side * cells // whole) for side, cells, whole in zip(size, cam.shape[-2:], padded, strict=True)

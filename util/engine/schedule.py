@@ -7,7 +7,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, R
 
 
 def make_scheduler(
-    optimizer: Optimizer, policy: str, n_epochs: int, n_epochs_decay: int, epoch_count: int, lr_decay_iters: int
+    optimizer: Optimizer,
+    policy: str,
+    n_epochs: int,
+    n_epochs_decay: int,
+    epoch_count: int,
+    lr_decay_iters: int,
 ) -> LRScheduler:
     """The scheduler of one optimiser, stepped once at the end of each epoch.
 
@@ -21,9 +26,7 @@ def make_scheduler(
         ValueError: an unknown policy.
     """
     if policy == "linear":
-        return LambdaLR(
-            optimizer, lambda done: linear_factor(done + epoch_count, n_epochs, n_epochs_decay)
-        )
+        return LambdaLR(optimizer, lambda done: linear_factor(done + epoch_count, n_epochs, n_epochs_decay))
     if policy == "step":
         return StepLR(optimizer, lr_decay_iters, gamma=0.1)
     if policy == "plateau":

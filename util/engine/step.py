@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,9 @@ def train_step(
     return StepResult(scalars, state)
 
 
-def _update(total: Tensor, optimizers: list[Optimizer], trained: list[Tensor], precision: Precision) -> None:
+def _update(
+    total: Tensor, optimizers: list[Optimizer], trained: Sequence[Tensor], precision: Precision
+) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     if not total.requires_grad:
@@ -105,7 +107,9 @@ def _update(total: Tensor, optimizers: list[Optimizer], trained: list[Tensor], p
 @contextmanager
 def only_trains(nets: Mapping[str, nn.Module], names: tuple[str, ...]) -> Iterator[None]:
     """Freeze every network but the named ones: graphs made meanwhile send no gradient to the others' weights."""
-    frozen = [p for name, net in nets.items() if name not in names for p in net.parameters() if p.requires_grad]
+    frozen = [
+        p for name, net in nets.items() if name not in names for p in net.parameters() if p.requires_grad
+    ]
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
@@ -115,7 +119,7 @@ def only_trains(nets: Mapping[str, nn.Module], names: tuple[str, ...]) -> Iterat
             parameter.requires_grad_(True)
 
 
-def gradient_norms(terms: Mapping[str, Tensor], parameters: list[Tensor]) -> dict[str, Tensor]:
+def gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
     """`grad_<term>` -> L2 norm of the term's gradient on all parameters together."""
     norms = {}
     for name, term in terms.items():

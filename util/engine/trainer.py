@@ -173,7 +173,9 @@ class Trainer:
         self._loss_sum = 0.0
         self.position = replace(done, epoch=done.epoch + 1, step_in_epoch=0)
         rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
-        self._say(f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}")
+        self._say(
+            f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}"
+        )
         number = done.epoch - self.first_epoch + 1
         if _crossed(number - 1, number, self.frequencies.save_epochs):
             self.save("latest")
@@ -191,7 +193,9 @@ class Trainer:
     def _log(self, moment: Moment, result: StepResult) -> None:
         with torch.no_grad():
             values = result.scalars | self.model.monitors(result.state)
-        together = ranks.mean_over_ranks(torch.stack([v.detach().float().reshape(()) for v in values.values()]))
+        together = ranks.mean_over_ranks(
+            torch.stack([v.detach().float().reshape(()) for v in values.values()])
+        )
         scalars = dict(zip(values, together.tolist(), strict=True))
         scalars["lr"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self.outputs.sinks.scalars(moment, scalars)
@@ -220,7 +224,13 @@ class Trainer:
 
     def _bar(self) -> tqdm[Any]:
         hidden = True if self.outputs.quiet or not ranks.is_first() else None  # None: only on a terminal
-        return tqdm(total=self._total_steps(), initial=self.position.step, unit="step", disable=hidden, dynamic_ncols=True)
+        return tqdm(
+            total=self._total_steps(),
+            initial=self.position.step,
+            unit="step",
+            disable=hidden,
+            dynamic_ncols=True,
+        )
 
     # -- data -------------------------------------------------------------------------------------------------
 
@@ -247,7 +257,12 @@ class Trainer:
         at = self.position
         progress = at.epoch - self.first_epoch + at.step_in_epoch / len(self.sampler)
         return StepInfo(
-            self.seed, at.step, progress, at.step / max(1, self._total_steps()), ranks.rank(), ranks.world_size()
+            self.seed,
+            at.step,
+            progress,
+            at.step / max(1, self._total_steps()),
+            ranks.rank(),
+            ranks.world_size(),
         )
 
     # -- checkpoints ------------------------------------------------------------------------------------------
@@ -311,4 +326,3 @@ class Trainer:
 def _crossed(before: int, after: int, every: int) -> bool:
     """Whether counting from `before` to `after` passes a multiple of `every`; with 0, never."""
     return every > 0 and before // every != after // every
-

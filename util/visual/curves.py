@@ -16,8 +16,8 @@ from util.visual.jsonl import names_in
 
 # Okabe and Ito's palette (2008), told apart with any colour vision, without its yellow (invisible on white).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#8c6bb1")
-WIDTH, HEIGHT = 560, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 536, 8, 232
+WIDTH, HEIGHT = 440, 230
+LEFT, RIGHT, TOP, BOTTOM = 46, 418, 8, 192
 MAX_POINTS = 600
 
 
@@ -83,7 +83,7 @@ def _span(values: Sequence[np.ndarray], percent: float, pad: float) -> tuple[flo
 
 def _frame(axes: _Axes) -> str:
     parts = ['<g stroke="#e4e7eb">']
-    xs, ys = ticks(axes.x_low, axes.x_high, 6), ticks(axes.y_low, axes.y_high)
+    xs, ys = ticks(axes.x_low, axes.x_high), ticks(axes.y_low, axes.y_high)
     parts += [f'<path d="M{LEFT} {axes.down(y):.1f}H{RIGHT}"/>' for y in ys]
     parts += [f'<path d="M{axes.across(x):.1f} {TOP}V{BOTTOM}"/>' for x in xs]
     parts.append('</g><g fill="#5b6470" font-size="11" font-family="sans-serif">')

@@ -59,18 +59,13 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    lines = path.read_bytes().split(b"\n")
-    torn = lines.pop()  # what follows the last newline: nothing, or a line that a kill cut short
-    checked: list[bytes] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    lines = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
+    if lines and not _is_object(lines[-1][1]):
+        lines.pop()
+    for number, line in lines:
         if not _is_object(line):
-            if number == len(lines) and not torn:
-                break
             raise ValueError(f"{path}, line {number}: not a JSON object; delete the line or the file.")
-        checked.append(line)
-    return checked
+    return [line for _, line in lines]
 
 
 def _is_object(line: bytes) -> bool:

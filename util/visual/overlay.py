@@ -73,3 +73,20 @@ def overlay(image: np.ndarray, values: np.ndarray, strength: float = 0.5, name: 
     colours = colormap(resized / peak if peak > 0 else resized, name)
     blended = (1 - strength) * image.astype(np.float32) + strength * colours.astype(np.float32)
     return np.rint(blended).astype(np.uint8)
+
+
+def heat_map(values: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """A map scaled for a picture: resized bilinearly to `size`, then its minimum to 0 and its maximum to 1.
+
+    Args:
+        values: (h, w) float, any scale; negative evidence counts as none.
+        size: (H, W) of the picture; None keeps (h, w).
+
+    Returns:
+        float32 (H, W) in [0, 1]; a constant map becomes 0 everywhere: it points nowhere.
+    """
+    heat = np.maximum(np.nan_to_num(values), 0).astype(np.float32)
+    if size is not None:
+        heat = cv2.resize(heat, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    low, high = float(heat.min()), float(heat.max())
+    return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
