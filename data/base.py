@@ -39,7 +39,7 @@ class Sample:
     path_B: str
     label_A: int  # class id of the source image, -1 unknown
     file_A: int  # number of the source file in its sorted folder
-    index: int  # global sample index of this draw: epoch * samples per epoch + position
+    index: int  # place of this draw in its epoch's order over all ranks: with the step it keys random draws
 
 
 @dataclass(frozen=True)

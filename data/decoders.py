@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from util.errors import UserError
+
 Raw = NDArray[Any]
 
 EXTENSIONS = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy"})
@@ -39,7 +41,7 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0")  # the last is BigTIFF, of which Pillow r
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
-class ImageError(ValueError):
+class ImageError(UserError, ValueError):
     """An image file, or a set of them, that cannot be used; the message names the file and the remedy."""
 
 

@@ -72,7 +72,11 @@ def open_domain(
     """
     files = scan_folder(folder)
     files = files if most >= len(files) else files[: int(most)]
-    return Domain(folder, files, known or estimate_format(files, parse_window(window), seed), channels)
+    try:
+        rule = parse_window(window)
+    except ValueError as error:
+        raise OptionError(f"--window_A or --window_B {window}: {error}") from error
+    return Domain(folder, files, known or estimate_format(files, rule, seed), channels)
 
 
 def labels_for(domain: Domain, root: Path, options: FolderOptions) -> tuple[list[int], Mapping[int, str]]:

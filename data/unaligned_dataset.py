@@ -91,7 +91,7 @@ class UnalignedDataset(Dataset):
             path_B=self._target.files[file_b].relative_to(self.root).as_posix(),
             label_A=self.labels[file_a],
             file_A=file_a,
-            index=key.epoch * len(self) + key.position,
+            index=key.position,
         )
 
     def whole_source(self, file: int) -> Sample:

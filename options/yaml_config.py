@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,16 @@ def dump_yaml(groups: Sequence[Group]) -> str:
     parts = []
     for group in groups:
         title = (type(group).__doc__ or "").strip().splitlines()[0]
-        values = {name: _plain(getattr(group, name)) for name in fields_of(type(group))}
-        parts.append(
-            f"# {title}\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True)}"
-        )
+        lines = [f"{name}: {_inline(getattr(group, name))}" for name in fields_of(type(group))]
+        parts.append("\n".join([f"# {title}", *lines, ""]))
     return "\n".join(parts)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return "inf" if isinstance(value, float) and math.isinf(value) else value
+def _inline(value: Any) -> str:
+    """A value as YAML on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("...\n").strip()
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -81,10 +81,9 @@ def rectangle(x0: float, x1: float, half_width: float, y: float = 0.0) -> Points
 def bevelled(x0: float, x1: float, half_width: float, front: float, rear: float) -> Points:
     """Plan (8, 2) of a rectangle whose front and rear corners are cut by that many metres."""
     w = half_width
-    return np.array(
-        [[x0 + rear, -w], [x1 - front, -w], [x1, -w + front], [x1, w - front]]
-        + [[x1 - front, w], [x0 + rear, w], [x0, w - rear], [x0, -w + rear]]
-    )
+    right = [[x0 + rear, -w], [x1 - front, -w], [x1, -w + front]]
+    left = [[x1, w - front], [x1 - front, w], [x0 + rear, w]]
+    return np.array([*right, *left, [x0, w - rear], [x0, -w + rear]])
 
 
 def disc(x: float, y: float, radius: float, corners: int = 10) -> Points:
@@ -151,9 +150,7 @@ class Solid:
         c, s = math.cos(heading) * scale, math.sin(heading) * scale
         turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, scale]])
         shift = np.array([x, y, 0.0])
-        return Solid(
-            [Facet(f.points @ turn.T + shift, f.kind, f.layer, f.part) for f in self.facets], self.parts
-        )
+        return Solid([Facet(f.points @ turn.T + shift, f.kind, f.layer, f.part) for f in self.facets], self.parts)
 
     def part_points(self) -> list[Points]:
         """The vertices of every part, one array (n, 3) each."""

@@ -27,8 +27,8 @@ class Material:
 
 
 MATERIALS: Mapping[str, Material] = {
-    "asphalt": Material((6.0, 12.0), (3.0, 6.0), 0.45, "cloud"),
-    "concrete": Material((3.0, 9.0), (1.0, 4.0), 0.55, "cloud"),
+    "asphalt": Material((6.0, 12.0), (3.0, 6.0), 0.8, "cloud"),
+    "concrete": Material((3.0, 9.0), (1.0, 4.0), 0.9, "cloud"),
     "dirt": Material((4.0, 9.0), (-1.0, 2.0), 0.6, "natural"),
     "grass": Material((-3.0, 3.0), (-5.0, -2.0), 0.75, "natural"),
     "verge": Material((-1.0, 6.0), (-3.0, 1.0), 0.7, "natural"),
@@ -110,9 +110,7 @@ def road(rng: Rng) -> Layout:
         return found
 
     heading = 0.0 if rng.random() < 0.5 else math.pi
-    return Layout(
-        "grass", heading + float(rng.normal(0, 0.12)), float(rng.uniform(0, 2 * math.pi)), draw, 0.07
-    )
+    return Layout("grass", heading + float(rng.normal(0, 0.12)), float(rng.uniform(0, 2 * math.pi)), draw, 0.07)
 
 
 def junction(rng: Rng) -> Layout:
@@ -190,14 +188,10 @@ def field(rng: Rng) -> Layout:
         share = _above(w, edge, 3 * soft)
         found = [Region(share, str(other))]
         if furrows:
-            found.append(
-                Region(share * _stripes(w, period, 0.45 * period, 3 * soft) * np.float32(0.5), "rut")
-            )
+            found.append(Region(share * _stripes(w, period, 0.45 * period, 3 * soft) * np.float32(0.5), "rut"))
         return found
 
-    return Layout(
-        str(base), float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0, 2 * math.pi)), draw, 0.4
-    )
+    return Layout(str(base), float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0, 2 * math.pi)), draw, 0.4)
 
 
 def yard(rng: Rng) -> Layout:
@@ -217,9 +211,7 @@ def yard(rng: Rng) -> Layout:
             Region(_band(v, strip - wide, strip + wide, soft), filling),
         ]
 
-    return Layout(
-        "concrete", float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0, 2 * math.pi)), draw, 0.03
-    )
+    return Layout("concrete", float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0, 2 * math.pi)), draw, 0.03)
 
 
 LAYOUTS: tuple[Callable[[Rng], Layout], ...] = (road, road, junction, lot, lane, field, yard)

@@ -61,9 +61,7 @@ class Recipe:
         if not all(math.isfinite(p) and p >= 0 for p in self.prior_B) or sum(self.prior_B) <= 0:
             raise RecipeError(f"--prior_B {text}: weights are 0 or more, and one at least is not 0")
         if self.paired_train:
-            raise RecipeError(
-                "--prior_B goes without --paired_train: paired scenes have the same classes in A and B"
-            )
+            raise RecipeError("--prior_B goes without --paired_train: paired scenes have the same classes in A and B")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,9 +101,7 @@ def shots(recipe: Recipe) -> Iterator[Shot]:
     """All scenes of a data set, training ones first. Unpaired stems differ between the domains."""
     uniform = (1.0,) * recipe.classes
 
-    def shot(
-        split: int, index: int, weights: tuple[float, ...], letter: str, a: str | None, b: str | None
-    ) -> Shot:
+    def shot(split: int, index: int, weights: tuple[float, ...], letter: str, a: str | None, b: str | None) -> Shot:
         label = class_of(recipe.seed, split, index, weights)
         return Shot(Key(recipe.seed, split, index), label, f"scene_{letter}{index:05d}", a, b)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .geometry import Mask, Points, Solid, View, bevelled, disc, drawing_order, fill, rectangle
+from .geometry import Mask, Points, Solid, View, disc, drawing_order, fill, rectangle
 from .ground import Layout, draw_layout, material_heat
 from .vehicles import VEHICLES, surface_heat
 
@@ -117,7 +117,7 @@ def _building(rng: Rng) -> Solid:
     for _ in range(int(rng.integers(0, 5))):
         x, y = x0 + float(rng.uniform(0.8, 6)), float(rng.uniform(-7, 7))
         hot = "vent" if rng.random() < 0.5 else "unit"
-        plan = disc(x, y, 0.4) if rng.random() < 0.4 else bevelled(x, x + 1.4, 0.5, 0, 0) + [0.0, y]
+        plan = disc(x, y, 0.4) if rng.random() < 0.4 else rectangle(x, x + 1.4, 0.5, y)
         solid.prism(plan, plan, (height, height + 0.6), "wall", hot, 3)
     return solid.placed(0, 0, angle)
 
@@ -149,9 +149,7 @@ def _things(rng: Rng) -> Solid:
     for _ in range(int(rng.integers(1, 5))):
         x, y = x + float(rng.normal(0, 1.5)), y + float(rng.normal(0, 1.5))
         plan = rectangle(x, x + float(rng.uniform(0.5, 1.8)), float(rng.uniform(0.25, 0.7)), y)
-        solid.prism(
-            plan, plan, (0, float(rng.uniform(0.4, 1.4))), "prop_side", str(rng.choice(["prop", "prop_cold"]))
-        )
+        solid.prism(plan, plan, (0, float(rng.uniform(0.4, 1.4))), "prop_side", str(rng.choice(["prop", "prop_cold"])))
     return solid.placed(0, 0, float(rng.uniform(0, 2 * math.pi)))
 
 

@@ -74,7 +74,7 @@ class InfraredCamera:
         y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j].astype(np.float32)
         tilt = rng.normal(0, 0.7, 2)
         self._shading = np.asarray(tilt[0] * x + tilt[1] * y - 2.6 * (x * x + y * y), dtype=np.float32)
-        self._dead = rng.random((rows, columns)) < 6e-5
+        self._dead = rng.random((rows, columns)) < 4e-5
         self._size = size
 
     def _optics(self, image: Float, rng: Rng) -> Float:
@@ -99,7 +99,7 @@ class InfraredCamera:
         seen = seen * self._gain[window] + self._shading[window]
         drift = float(rng.uniform(0.5, 1.3))  # how long ago the shutter corrected the fixed pattern
         seen = seen + drift * self._offset[window]
-        seen += level * 0.085 * rng.standard_normal((n, n), dtype=np.float32)
+        seen += level * 0.07 * rng.standard_normal((n, n), dtype=np.float32)
         seen += level * 0.04 * rng.standard_normal((n, 1), dtype=np.float32)
         seen += level * 0.03 * rng.standard_normal((1, n), dtype=np.float32)
         stuck = self._dead[window]
@@ -113,9 +113,7 @@ class InfraredCamera:
         seen = _detector(self._optics(clear * radiance(kelvin) + (1 - clear) * air, rng))
         seen = self._noise(seen, rng)
         gain = float(rng.uniform(0.95, 1.05))
-        bent = 140 * np.arcsinh(
-            gain * seen / 60
-        )  # compressive: the bolometer heats up and its bridge saturates
+        bent = 140 * np.arcsinh(gain * seen / 60)  # compressive: the bolometer heats up and its bridge saturates
         return np.asarray(np.clip(np.rint(8600 + 24 * bent), 0, _CONVERTER_TOP), dtype=np.uint16)
 
     def grey(self, kelvin: Float, rng: Rng) -> Grey:
@@ -127,7 +125,7 @@ def display_gain(counts: Counts, rng: Rng) -> Grey:
     """Edge enhancement, then a mixture of a linear stretch and plateau equalisation; 8 bits (size, size)."""
     image = counts.astype(np.float32)
     base = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(2.0, 3.5)), borderType=cv2.BORDER_REFLECT)
-    image = image + float(rng.uniform(0.15, 0.6)) * (image - base)
+    image = image + float(rng.uniform(0.2, 0.8)) * (image - base)
     low, high = (float(v) for v in np.percentile(image, [0.5, 99.85]))
     span = max(high - low, 900.0)
     middle = (low + high) / 2

@@ -31,10 +31,10 @@ def _ground(scene: Scene, bank: NoiseBank | None, rng: Rng) -> Float:
         natural += region.share * (np.float32(material.texture == "natural") - natural)
     if bank is None:
         return ground
-    smooth = bank.on_ground("cloud", view, rng, 8.0)
+    smooth = bank.on_ground("cloud", view, rng, 13.0)
     vegetation = bank.on_ground("natural", view, rng, 16.0)
     fine = bank.on_ground("grain", view, rng, 9.0)
-    texture = smooth * (1 - natural) + natural * (0.75 * vegetation + 0.8 * smooth) + 0.08 * fine
+    texture = smooth * (1 - natural) + natural * (0.65 * vegetation + 0.9 * smooth) + 0.05 * fine
     return np.asarray(ground + float(rng.uniform(0.7, 1.5)) * rough * texture, dtype=np.float32)
 
 
@@ -67,14 +67,10 @@ def _debris(ground: Float, rng: Rng) -> None:
         cv2.ellipse(ground, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, value, -1)
     for _ in range(int(rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1]))):
         x, y = (int(v) for v in rng.integers(0, size, 2))
-        cv2.circle(
-            ground, (x, y), int(rng.integers(1, 4)), float(ground[y, x]) + float(rng.uniform(7, 18)), -1
-        )
+        cv2.circle(ground, (x, y), int(rng.integers(1, 4)), float(ground[y, x]) + float(rng.uniform(7, 18)), -1)
 
 
-def _paint_solid(
-    canvas: Float, solid: Solid, scene: Scene, heat: dict[str, float], base: float, worn: float
-) -> None:
+def _paint_solid(canvas: Float, solid: Solid, scene: Scene, heat: dict[str, float], base: float, worn: float) -> None:
     """Draw a body in kelvin above the air; ``worn`` > 0 also draws the seams between its facets."""
     for facet in drawing_order(solid, scene.view):
         corners = scene.view.project(facet.points)
@@ -145,9 +141,7 @@ def _worn_vehicle(scene: Scene, canvas: Float, stand: float, bank: NoiseBank, rn
     spread = 0.28 / scene.view.gsd
     weight = cv2.GaussianBlur(inside, (0, 0), spread) + np.float32(1e-6)
     soft = cv2.GaussianBlur(body * inside, (0, 0), spread) / weight
-    dirt = bank.on_ground("natural", scene.view, rng, 22.0) + 0.5 * bank.on_ground(
-        "cloud", scene.view, rng, 12.0
-    )
+    dirt = bank.on_ground("natural", scene.view, rng, 22.0) + 0.5 * bank.on_ground("cloud", scene.view, rng, 12.0)
     mixed = 0.55 * body + 0.45 * soft + np.float32(rng.uniform(0.5, 1.1)) * dirt
     return np.asarray(np.where(scene.mask > 0, mixed, canvas), dtype=np.float32)
 
@@ -157,9 +151,7 @@ def actual(scene: Scene, bank: NoiseBank) -> Float:
     rng = scene.key.clutter
     canvas = _ground(scene, bank, rng)
     stand = _stand(scene, canvas)
-    canvas += float(rng.uniform(0.2, 0.8)) * bank.on_ground(
-        "cloud", scene.view, rng, 10.0, -scene.layout.angle, 7.0
-    )
+    canvas += float(rng.uniform(0.2, 0.8)) * bank.on_ground("cloud", scene.view, rng, 10.0, -scene.layout.angle, 7.0)
     _ghosts(scene, canvas, rng)
     _debris(canvas, rng)
     metre = 1 / scene.view.gsd

@@ -92,17 +92,13 @@ def truck(rng: Rng) -> Solid:
     _wheels(s, [-2.6, -1.6, 2.75], w - 0.1, 0.48, 0.34)
     s.box((-3.7, 3.4), 0.55, (0.5, 0.95), "chassis", "chassis")
     side = ["body", "glass", "body", "body"]
-    cab = s.prism(
-        rectangle(1.95, 3.85, w - 0.05), rectangle(2.05, 3.6, w - 0.12), (0.55, 2.5), side, "cab", 2
-    )
+    cab = s.prism(rectangle(1.95, 3.85, w - 0.05), rectangle(2.05, 3.6, w - 0.12), (0.55, 2.5), side, "cab", 2)
     s.patch(cab[4], (0.3, 0.95), (0.15, 0.85), "engine_soft")
     s.patch(cab[1], (0.08, 0.92), (0.0, 0.35), "engine")
     s.box((1.45, 1.85), 0.18, (0.6, 2.6), "exhaust", "exhaust", 2, 0.8)
     canvas = rng.random() < 0.45
     top = rectangle(-3.85, 1.3, w - 0.2) if canvas else rectangle(-3.85, 1.3, w)
-    cargo = s.prism(
-        rectangle(-3.85, 1.3, w), top, (0.95, 3.1), "cargo_side", "canvas" if canvas else "cargo", 2
-    )
+    cargo = s.prism(rectangle(-3.85, 1.3, w), top, (0.95, 3.1), "cargo_side", "canvas" if canvas else "cargo", 2)
     if canvas:
         for u in np.arange(0.1, 0.95, 0.2):
             s.patch(cargo[4], (float(u), float(u) + 0.05), (0.0, 1.0), "rib")
@@ -140,9 +136,7 @@ def tank(rng: Rng) -> Solid:
     """Two hot tracks, a wide hull with the engine deck behind, a big turret and a long gun."""
     s = Solid()
     for y in (-1.38, 1.38):
-        track = s.prism(
-            rectangle(-3.0, 2.9, 0.34, y), rectangle(-3.3, 3.3, 0.34, y), (0.0, 0.95), "track", "skirt", 0
-        )
+        track = s.prism(rectangle(-3.0, 2.9, 0.34, y), rectangle(-3.3, 3.3, 0.34, y), (0.0, 0.95), "track", "skirt", 0)
         for u in np.arange(0.06, 0.95, 0.14):
             s.patch(track[0], (float(u), float(u) + 0.07), (0.1, 0.75), "wheel")
             s.patch(track[2], (float(u), float(u) + 0.07), (0.1, 0.75), "wheel")
@@ -154,7 +148,7 @@ def tank(rng: Rng) -> Solid:
     angle = float(rng.normal(0, 0.35)) if rng.random() < 0.8 else float(rng.uniform(-math.pi, math.pi))
     base, cap = bevelled(-1.5, 1.45, 1.2, 0.75, 0.4), bevelled(-1.35, 1.2, 1.0, 0.7, 0.4)
     pivot = 0.3
-    base, cap = (_turned(p + [pivot, 0.0], angle, pivot) for p in (base, cap))
+    base, cap = (_turned(plan + np.array([pivot, 0.0]), angle, pivot) for plan in (base, cap))
     s.prism(base, cap, (1.27, 2.05), "turret_side", "turret", 3)
     hatch = _turned(disc(pivot - 0.25, 0.45, 0.33), angle, pivot)
     s.prism(hatch, hatch, (2.05, 2.25), "turret_side", "hatch", 4)

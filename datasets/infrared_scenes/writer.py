@@ -119,11 +119,7 @@ def _readme(recipe: Recipe) -> str:
     if recipe.paired_train:
         arguments += " --paired_train"
     classes = ", ".join(f"{i} {name}" for i, name in enumerate(recipe.names))
-    training = (
-        "paired: a stem shows one scene in A and B"
-        if recipe.paired_train
-        else "unpaired: no scene is in both"
-    )
+    training = "paired: a stem shows one scene in A and B" if recipe.paired_train else "unpaired: no scene is in both"
     return f"""# Generated infrared scenes
 
 Made by
@@ -135,7 +131,8 @@ The same arguments give the same bytes again. Licence: generated, free to use fo
 - Domain A: as a clean simulator renders them. Domain B: as an uncooled long-wave infrared camera measures them.
 - {recipe.size} x {recipe.size} grey PNG, {recipe.bits} bits. One vehicle in each. Classes (label ids): {classes}.
 - Training scenes are {training}. Test scenes are always paired (`pairs_test.csv`).
-- `labels.csv`: file, label, label_id. `boxes.csv`: pixels, x1 and y1 one past the last. `masks/FOLDER/STEM.png`: 0 or 255.
+- `labels.csv`: file, label, label_id. `boxes.csv`: pixels, x1 and y1 one past the last.
+- `masks/FOLDER/STEM.png`: the vehicle is 255, the rest 0.
 """
 
 
@@ -154,17 +151,13 @@ def check_target(target: Path, recipe: Recipe, overwrite: bool) -> None:
     foreign = sorted(present - _OURS)
     if MANIFEST not in present or foreign:
         found = f" (it holds {foreign[0]})" if foreign else ""
-        raise RecipeError(
-            f"--out {target}: not empty and not made by this script{found}, name another folder"
-        )
+        raise RecipeError(f"--out {target}: not empty and not made by this script{found}, name another folder")
     try:
         made_with = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         made_with = None
     if made_with != recipe.arguments() and not overwrite:
-        raise RecipeError(
-            f"--out {target}: holds a data set made with other arguments, add --overwrite to replace it"
-        )
+        raise RecipeError(f"--out {target}: holds a data set made with other arguments, add --overwrite to replace it")
 
 
 def _take_name(made: Path, target: Path) -> None:
@@ -184,9 +177,7 @@ def _take_name(made: Path, target: Path) -> None:
             shutil.rmtree(aside)
 
 
-def write_dataset(
-    target: Path, recipe: Recipe, overwrite: bool = False, progress: Progress = lambda s: s
-) -> None:
+def write_dataset(target: Path, recipe: Recipe, overwrite: bool = False, progress: Progress = lambda s: s) -> None:
     """Make the data set ``target``; on any error the folder is left as it was.
 
     Raises:
@@ -213,18 +204,14 @@ def contact_sheet(recipe: Recipe, columns: int = 6) -> Mask:
     """For every class a row of test scenes seen as A over the same scenes seen as B, 8 bits whatever the recipe."""
     studio = Studio(Recipe(size=recipe.size, seed=recipe.seed, classes=recipe.classes))
     chosen: dict[int, list[Shot]] = {i: [] for i in range(recipe.classes)}
-    for shot in shots(
-        Recipe(size=recipe.size, seed=recipe.seed, classes=recipe.classes, train=1, test=40 * columns)
-    ):
+    for shot in shots(Recipe(size=recipe.size, seed=recipe.seed, classes=recipe.classes, train=1, test=40 * columns)):
         if shot.folder_a == "testA" and len(chosen[shot.label_id]) < columns:
             chosen[shot.label_id].append(shot)
     rows = []
     for label_id, name in enumerate(recipe.names):
         scenes = [studio.scene(shot) for shot in chosen[label_id]]
         for letter, render in (("A", studio.domain_a), ("B", studio.domain_b)):
-            row = np.hstack(
-                [cv2.copyMakeBorder(render(s), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=255) for s in scenes]
-            )
+            row = np.hstack([cv2.copyMakeBorder(render(s), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=255) for s in scenes])
             for colour, width in ((0, 3), (255, 1)):
                 cv2.putText(
                     row,

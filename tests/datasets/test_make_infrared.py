@@ -75,9 +75,7 @@ def test_tables_and_files_match(made: Path) -> None:
     assert [row["class"] for row in boxes] == [row["label"] for row in labels]
     assert all(CLASS_NAMES[int(row["label_id"])] == row["label"] for row in labels)
     assert {str(p.relative_to(made / "masks")) for p in (made / "masks").rglob("*.png")} == pictures
-    assert not {path.name for path in (made / "trainA").iterdir()} & {
-        p.name for p in (made / "trainB").iterdir()
-    }
+    assert not {path.name for path in (made / "trainA").iterdir()} & {p.name for p in (made / "trainB").iterdir()}
     assert not (made / "pairs_train.csv").exists()
 
 
@@ -139,12 +137,8 @@ def test_16_bits_are_used(tmp_path: Path) -> None:
         assert stored.dtype == np.uint16
         assert 5000 < image.min() < image.max() < 16384
         assert len(np.unique(image)) > 256
-        assert (
-            np.unique(image, return_counts=True)[1].max() < 0.1 * image.size
-        )  # no level holds it all, not white
-    assert not np.array_equal(
-        picture(folder / "testA/scene_00000.png"), picture(folder / "testB/scene_00000.png")
-    )
+        assert np.unique(image, return_counts=True)[1].max() < 0.1 * image.size  # no level holds it all, not white
+    assert not np.array_equal(picture(folder / "testA/scene_00000.png"), picture(folder / "testB/scene_00000.png"))
 
 
 # ---- classes
@@ -226,9 +220,7 @@ def test_own_folder_with_something_added_is_not_replaced(tmp_path: Path) -> None
         writer.check_target(folder, Recipe(), overwrite=True)
 
 
-def test_overwrite_is_asked_for_when_arguments_differ(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_overwrite_is_asked_for_when_arguments_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path / "own", *SMALL)
     before = digests(folder)
     make(folder, *SMALL)  # the same again is no loss
