@@ -55,9 +55,7 @@ WARM_UP = 0.05  # share of the run that an automatic warm-up or ramp takes
 class CutCamOptions(CutOptions):
     """CUTCAM: contrastive and adversarial loss, class head, class activation maps"""
 
-    CUT_mode: str = option(
-        "CUTCAM", "preset: CUTCAM (CUT's values) or FastCUT", choices=("CUTCAM", "CUT", "FastCUT")
-    )
+    CUT_mode: str = option("CUTCAM", "preset: CUTCAM (CUT's values) or FastCUT", choices=("CUTCAM", "CUT", "FastCUT"))
     num_classes: int = option(7, "classes of the head", low=2)
     cam_layer: int = option(-1, "layer of the head and its maps, as an index into nce_layers; -1: the last")
     cam_pool: str = option("gap", "pooling of the head: mean, log-mean-exp, or top 5 %", choices=POOLS)
@@ -66,6 +64,7 @@ class CutCamOptions(CutOptions):
         "map: gradcam (at the head's hidden layer), gradcam_feature (at cam_layer), label_free",
         choices=CAM_METHODS,
     )
+    cam_standardise: bool = option(True, "the head sees how an image differs from the average one, see ClassHead")
     lambda_CLS: float = option(1.0, "weight of class consistency", low=0)
     lambda_CAM: float = option(25.0, "weight of CAM invariance; means something only with --cam_norm", low=0)
     lambda_IDT: float = option(0.0, "weight of |G(y) - y|", low=0)
@@ -81,13 +80,9 @@ class CutCamOptions(CutOptions):
         1.0, "largest ratio of the CAM term's gradient on G(x) to the contrastive one's; 0: no cap", low=0
     )
     cam_weight_adv: bool = option(False, "weight D's map by the input's CAM")
-    cam_adv_side: str = option(
-        "both", "whose adversarial terms: D's and G's, or G's alone", choices=("both", "g")
-    )
+    cam_adv_side: str = option("both", "whose adversarial terms: D's and G's, or G's alone", choices=("both", "g"))
     cam_adv_strength: float = option(1.0, "0: no weighting, 1: the map alone", low=0, high=1)
-    edge_mode: str = option(
-        "l1", "edges: equal (l1), aligned (ngf), not lost (keep)", choices=tuple(EDGE_MODES)
-    )
+    edge_mode: str = option("l1", "edges: equal (l1), aligned (ngf), not lost (keep)", choices=tuple(EDGE_MODES))
     label_smoothing: float = option(0.1, "of the class loss", low=0, high=0.99)
     head_dropout: float = option(0.0, "dropout in the class head", low=0, high=0.99)
     pseudo_labels: str = option("kmeans", "labels for unlabelled images", choices=MODES)
@@ -99,9 +94,7 @@ class CutCamOptions(CutOptions):
         -1.0, "epochs before the CAM terms start; -1: 5 %% of the run after the class terms", low=-1
     )
     collapse_window: int = option(200, "steps over which a collapsed head is recognised", low=2)
-    on_collapse: str = option(
-        "warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop")
-    )
+    on_collapse: str = option("warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop"))
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = CutOptions.PRESETS
 
@@ -165,6 +158,7 @@ class CutCamModel(CutModel):
             opt.cam_pool,
             dropout=opt.head_dropout,
             border=generator.feature_border(layer),  # type: ignore[operator]
+            standardise=opt.cam_standardise,
         )
         # G's small first weights would leave the head's hidden layer almost constant for thousands of steps.
         initialised(head, run, "C", init_type="kaiming")
@@ -195,6 +189,7 @@ class CutCamModel(CutModel):
         cut = super().forward_train(batch, info)
         layer, count = self.cam_index, len(batch.A)
         hidden_A = self.head.hidden_map(cut.seen_A[layer])
+        self.head.update_statistics(hidden_A)
         hidden_fake = self.head.hidden_map(cut.query_A[layer], frozen=True)
         logits_A = self.head.logits_from_hidden(hidden_A)
         labels = self.pseudo.resolve(batch.label_A, batch.file_A, logits_A)
@@ -210,8 +205,7 @@ class CutCamModel(CutModel):
             logits_fake=self.head.logits_from_hidden(hidden_fake, frozen=True),
             cam_A=cam_A,
             cam_fake=self.class_map(cut.query_A[layer], hidden_fake, classes),
-            has_cam=(labels >= 0)
-            | torch.full_like(labels, self.opt.cam_method == "label_free", dtype=torch.bool),
+            has_cam=(labels >= 0) | torch.full_like(labels, self.opt.cam_method == "label_free", dtype=torch.bool),
             cam_B=self._target_map(cut, count) if self._weights_real() and cam_ramp > 0 else None,
             cls_ramp=cls_ramp,
             cam_ramp=cam_ramp,
@@ -228,7 +222,7 @@ class CutCamModel(CutModel):
         if method == "label_free":
             return label_free_map(feature)
         return gradcam_at_feature(
-            feature, hidden, self.head.project.weight.detach(), self.head.classify.weight.detach(), classes
+            feature, hidden, self.head.project.weight.detach(), self.head.effective_weight(frozen=True), classes
         )
 
     @torch.no_grad()
@@ -288,9 +282,7 @@ class CutCamModel(CutModel):
         self._watch(state)
         if opt.lambda_CLS * state.cls_ramp > 0:
             soft = state.batch.label_A < 0
-            loss = class_consistency(
-                state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing
-            )
+            loss = class_consistency(state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing)
             terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
         if opt.lambda_CAM * state.cam_ramp > 0:
             moved = cam_invariance(state.cam_A, state.cam_fake, opt.cam_norm, opt.cam_eps, opt.cam_tau)
@@ -299,9 +291,7 @@ class CutCamModel(CutModel):
                 self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A))
             terms["CAM"] = state.cam_ramp * self.cap.scale * term
         if opt.lambda_IDT > 0 and state.idt_B is not None:
-            terms["IDT"] = (
-                opt.lambda_IDT * identity_loss(state.upright(state.idt_B), state.batch.target).mean()
-            )
+            terms["IDT"] = opt.lambda_IDT * identity_loss(state.upright(state.idt_B), state.batch.target).mean()
         if opt.lambda_EDGE > 0:
             moved = edge_loss(state.upright(state.fake_B), state.batch.A, opt.edge_mode)
             terms["EDGE"] = opt.lambda_EDGE * moved.mean()
@@ -338,9 +328,7 @@ class CutCamModel(CutModel):
             return
         reached = self.opt.cls_start_epoch < 0 or info.progress >= self.opt.cls_start_epoch
         if reached and self.pseudo.due(int(info.progress)):
-            self.messages.append(
-                self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels)
-            )
+            self.messages.append(self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels))
 
     def _encode_for_labels(self, source: Tensor) -> tuple[Tensor, Tensor]:
         feature = self.generator.encode(source.to(self.device), [self.nce_layers[self.cam_index]])[0]
@@ -350,9 +338,7 @@ class CutCamModel(CutModel):
 
     def check_class(self, class_id: int) -> None:
         if class_id >= self.opt.num_classes:
-            raise OptionError(
-                f"--class_idx {class_id}: the head has the classes 0 to {self.opt.num_classes - 1}"
-            )
+            raise OptionError(f"--class_idx {class_id}: the head has the classes 0 to {self.opt.num_classes - 1}")
 
     @torch.no_grad()
     def explain(self, source: Tensor, fake: Tensor, classes: Tensor | None = None) -> Explanation:
@@ -385,8 +371,7 @@ class CutCamModel(CutModel):
             ("CAM translation", "translation", seen.cam_fake),
         ):
             columns[name] = [
-                overlay(x, heat_map(m.float().cpu().numpy()))
-                for x, m in zip(columns[below], maps, strict=True)
+                overlay(x, heat_map(m.float().cpu().numpy())) for x, m in zip(columns[below], maps, strict=True)
             ]
         return columns
 
@@ -404,9 +389,7 @@ class CutCamModel(CutModel):
             "CAM_std_over_mean": std_over_mean(cam).mean(),
             "CAM_top5": top_mass(cam).mean(),
             "CAM_dead": dead(state.cam_A).float().mean(),
-            "CAM_weight": torch.tensor(
-                self.opt.lambda_CAM * state.cam_ramp * self.cap.scale, device=cam.device
-            ),
+            "CAM_weight": torch.tensor(self.opt.lambda_CAM * state.cam_ramp * self.cap.scale, device=cam.device),
         }
         return values | self._accuracies(state)
 

@@ -8,6 +8,12 @@ With average pooling mean_u CAM_c(u) + b_c = s_c exactly: the map decomposes the
 (Selvaraju et al., ICCV 2017, arXiv:1610.02391) taken at h is CAM_c / (H W). The map is a first-order
 expression of W, P and f.
 
+With `standardise` the pooled channels are first centred and scaled by running statistics over images,
+s = V (pool(h) - m) + b with V = W / sd, and CAM_c(u) = V_c . (h(u) - m): what a position adds to the logit
+compared with an average image, so that mean_u CAM_c(u) + b_c = s_c still. Grad-CAM at h differs from it by the
+constant V_c . m. Instance norms leave pooled channels that hardly differ between images; without centring, a
+step on one image moves the logits of all others nearly as much as its own.
+
 Why the ReLU between feature and pooling cannot be left out: in the generator's residual blocks the residual
 branch ends in an instance norm without affine parameters, whose spatial mean is 0 for every image and
 channel. Hence GAP(layer 16) = GAP(layer 12) = GAP(layer 11), and a bare GAP + linear head on layer 16
@@ -23,12 +29,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from util.ranks import mean_over_ranks
+
 POOLS = ("gap", "lse", "topk")
 
 # Log-mean-exp nears the maximum as this grows and the mean as it shrinks (Pinheiro & Collobert, CVPR 2015).
 LSE_SHARPNESS = 5.0
 # Share of the positions that top-k pooling averages: 205 of 64x64.
 TOPK_FRACTION = 0.05
+# Share of the newest step in the running statistics, once more steps than its inverse were seen.
+STATISTICS_RATE = 0.01
+# Steps before which spreads are too uncertain to divide by.
+STATISTICS_WARM_UP = 32
+STATISTICS_EPS = 1e-5
 
 
 class ClassHead(nn.Module):
@@ -47,10 +60,16 @@ class ClassHead(nn.Module):
         dropout: probability, on the pooled vector, in training.
         border: positions cut from every side of the feature (3 for layer 0 of the ResNet generator, the
             padded image).
+        standardise: centre and scale the pooled channels by running statistics (`update_statistics`).
 
     Raises:
         ValueError: unknown pool, fewer than 2 classes, negative border.
     """
+
+    pooled_mean: Tensor
+    pooled_var: Tensor
+    map_mean: Tensor
+    steps_seen: Tensor
 
     def __init__(
         self,
@@ -60,6 +79,7 @@ class ClassHead(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         border: int = 0,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -75,6 +95,12 @@ class ClassHead(nn.Module):
         self.project = nn.Conv2d(in_channels, width, 1)
         self.classify = nn.Linear(width, num_classes)
         self.dropout = nn.Dropout(dropout)
+        self.standardise = standardise
+        if standardise:
+            self.register_buffer("pooled_mean", torch.zeros(width))
+            self.register_buffer("pooled_var", torch.ones(width))
+            self.register_buffer("map_mean", torch.zeros(width))  # of the plain mean, whatever the pooling
+            self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, feature: Tensor, frozen: bool = False) -> Tensor:
         """(N, in_channels, H, W) -> logits (N, K)."""
@@ -90,23 +116,51 @@ class ClassHead(nn.Module):
             cut = slice(self.border, -self.border)
             feature = feature[:, :, cut, cut]
             if feature.numel() == 0:
-                raise ValueError(
-                    f"the feature has no position within its border of {self.border}: use larger images"
-                )
+                raise ValueError(f"the feature has no position within its border of {self.border}: use larger images")
         weight, bias = _parameters(self.project, frozen)
         return F.relu(F.conv2d(feature, weight, bias))
 
     def logits_from_hidden(self, hidden: Tensor, frozen: bool = False) -> Tensor:
         """h (N, hidden, H, W) -> logits (N, K)."""
-        weight, bias = _parameters(self.classify, frozen)
+        _, bias = _parameters(self.classify, frozen)
         with torch.autocast(hidden.device.type, enabled=False):
             pooled = _pool(hidden, self.pool)
+            if self.standardise:
+                pooled = pooled - self.pooled_mean
             if not frozen:
                 pooled = self.dropout(pooled)
-            return F.linear(pooled, weight, bias)
+            return F.linear(pooled, self.effective_weight(frozen), bias)
+
+    def effective_weight(self, frozen: bool = False) -> Tensor:
+        """(K, hidden): what one unit of a pooled channel adds to each logit, W, or W / sd if standardised."""
+        weight, _ = _parameters(self.classify, frozen)
+        if not self.standardise:
+            return weight
+        warm = self.steps_seen >= STATISTICS_WARM_UP
+        spread: Tensor = torch.where(warm, (self.pooled_var + STATISTICS_EPS).sqrt(), 1.0)
+        return weight / spread
+
+    @torch.no_grad()
+    def update_statistics(self, hidden: Tensor) -> None:
+        """Take the h (N, hidden, H, W) of one training step into the running statistics, over all ranks.
+
+        A plain average over the first steps, an exponential one later, so that no step weighs more than its
+        share.
+        """
+        if not self.standardise:
+            return
+        difference = _pool(hidden.detach(), self.pool) - self.pooled_mean
+        level = _at_least_float32(hidden.detach()).mean(dim=(0, 2, 3))
+        moments = torch.stack([difference.mean(0), difference.square().mean(0), level])
+        first, second, level = mean_over_ranks(moments)
+        self.steps_seen += 1
+        rate = torch.clamp(1.0 / self.steps_seen, min=STATISTICS_RATE)
+        self.pooled_mean += rate * first
+        self.pooled_var.copy_((1 - rate) * self.pooled_var + rate * second - (rate * first).square())
+        self.map_mean.lerp_(level, rate)
 
     def class_map(self, hidden: Tensor, classes: Tensor, frozen: bool = False) -> Tensor:
-        """One map per image, W_c . h, before any ReLU and without the bias.
+        """One map per image, before any ReLU and without the bias: W_c . h, or V_c . (h - m) if standardised.
 
         Args:
             hidden: h (N, hidden, H, W).
@@ -120,10 +174,10 @@ class ClassHead(nn.Module):
             IndexError: a class outside [0, K) (on a GPU: a device-side assertion, since checking would wait
                 for it).
         """
-        weight, _ = _parameters(self.classify, frozen)
         with torch.autocast(hidden.device.type, enabled=False):
-            rows = weight.index_select(0, classes)
-            return torch.einsum("nc,nchw->nhw", rows, _at_least_float32(hidden))
+            rows = self.effective_weight(frozen).index_select(0, classes)
+            maps = torch.einsum("nc,nchw->nhw", rows, _at_least_float32(hidden))
+            return maps - (rows @ self.map_mean)[:, None, None] if self.standardise else maps
 
 
 def _parameters(layer: nn.Conv2d | nn.Linear, frozen: bool) -> tuple[Tensor, Tensor]:

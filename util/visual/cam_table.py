@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.cam.functional import correlation, dead
+from util.errors import UserError
 from util.files import write_atomic
 
 if TYPE_CHECKING:
@@ -84,3 +85,20 @@ class CamTable:
 
     def _name(self, class_id: int) -> str:
         return self._names.get(class_id, str(class_id))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a `cams.csv`, by column.
+
+    Raises:
+        UserError: the file is missing or has other columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); cam_infer.py writes it") from error
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise UserError(f"{path}: is no table of cam_infer.py (it lacks {', '.join(COLUMNS[:3])}, ...)")
+    return rows

@@ -1,0 +1,32 @@
+"""What the project costs, in operations, memory and time, against the published order of passes.
+
+python scripts/benchmark.py step --size 128 --ngf 32
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
+
+from scripts.benchmarks import step
+from util.errors import exit_code
+
+# A sub-command is a module with HELP, add_arguments(parser) and run(arguments) -> exit status.
+COMMANDS = {"step": step}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmark.py", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
+    wanted = parser.parse_args(argv)
+    return COMMANDS[wanted.command].run(wanted)
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

@@ -1,0 +1,1 @@
+"""Sub-commands of scripts/benchmark.py, and what they share."""

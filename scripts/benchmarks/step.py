@@ -1,0 +1,292 @@
+"""`benchmark.py step`: one training step of each model against `published`, CUT in the published order of passes.
+
+Operations and saved bytes are counts: the same on every machine. Times are ratios of medians of interleaved
+runs, to be read on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.base import Batch
+from models import MODELS
+from models.cut_model import CutModel
+from models.cutcam_model import CutCamModel
+from options.parse import train_options
+from scripts.benchmarks.counting import Cost, cost_of
+from scripts.benchmarks.machine import machine, versions
+from scripts.benchmarks.published import PublishedCut, PublishedCutCam
+from util.engine.build import optimizers_from
+from util.engine.step import Precision, StepResult, train_step
+from util.errors import UserError
+from util.seeding import StepInfo, generator
+
+HELP = "operations, bytes kept for backward and time of one training step, against the published order of passes"
+
+YARDSTICK = "published"
+FLOP_LIMIT = 1.05  # of the yardstick's operations, averaged over the cycle of the gradient cap
+BYTES_LIMIT = 1.0  # of the yardstick's saved bytes
+CUTCAM_FLAGS = ("--nce_idt", "--lambda_IDT", "10", "--lambda_EDGE", "5", "--cam_weight_adv")  # README's command
+SUBJECTS = {  # name -> model whose networks it has, extra flags
+    YARDSTICK: ("cut", ()),
+    "published_cutcam": ("cutcam", CUTCAM_FLAGS),
+    "cut": ("cut", ()),
+    "cutcam": ("cutcam", CUTCAM_FLAGS),
+}
+CAP_EVERY = 50  # steps between measurements of CUTCAM's gradient cap
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is run: square images of `size` pixels, `batch` of each domain."""
+
+    size: int = 128
+    ngf: int = 32
+    batch: int = 1
+    netG: str = "resnet_9blocks"
+    seed: int = 0
+
+    def flags(self) -> list[str]:
+        named = {"ngf": self.ngf, "ndf": self.ngf, "netG": self.netG, "crop_size": self.size, "seed": self.seed}
+        return [word for name, value in named.items() for word in (f"--{name}", str(value))]
+
+    def draw_batch(self) -> Batch:
+        """Uniform noise in [-1, 1]: no count depends on what the images show."""
+        draw = generator(self.seed, "benchmark images")
+        images = torch.rand(2, self.batch, 3, self.size, self.size, generator=draw) * 2 - 1
+        numbers = torch.arange(self.batch)
+        names = tuple(f"{i}.png" for i in range(self.batch))
+        return Batch(images[0], images[1], names, names, numbers % 7, numbers, numbers)
+
+    def info(self, step: int) -> StepInfo:
+        """In the middle of a run, where every term has its full weight."""
+        return StepInfo(self.seed, step, progress=100.0, fraction=0.5)
+
+
+class Subject:
+    """Networks with one way of training them for a step.
+
+    Args:
+        name: one of SUBJECTS.
+
+    Attributes:
+        step: trains once on the benchmark's batch, as step number n of a run.
+    """
+
+    def __init__(self, name: str, sizes: Sizes) -> None:
+        if name not in SUBJECTS:
+            raise UserError(f"--models {name}: choose from {', '.join(SUBJECTS)}")
+        kind, extra = SUBJECTS[name]
+        run = train_options(["--model", kind, "--dataroot", "none", *sizes.flags(), *extra])
+        self.name, self.sizes, self.batch = name, sizes, sizes.draw_batch()
+        self.model: CutModel = MODELS.get(kind).from_options(run)  # type: ignore[assignment]
+        self.model.train()
+        self.optimizers = optimizers_from(run, self.model)
+        self.published: PublishedCut | None = None
+        if name.startswith(YARDSTICK):
+            cut_cam = isinstance(self.model, CutCamModel)
+            self.published = (PublishedCutCam if cut_cam else PublishedCut)(self.model, self.optimizers)  # type: ignore[arg-type]
+
+    @property
+    def nets(self) -> dict[str, nn.Module]:
+        return self.model.nets
+
+    def step(self, number: int) -> None:
+        if self.published is not None:
+            self.published.step(self.batch, self.sizes.info(number))
+        else:
+            self.train_step(number)
+
+    def train_step(self, number: int, watch_gradients: bool = False) -> StepResult:
+        """The engine's step (not of a published order)."""
+        precision = Precision("off", self.model.device)
+        info = self.sizes.info(number)
+        return train_step(self.model, self.batch, info, self.optimizers, precision, watch_gradients)
+
+    def cost(self, call: Callable[[], object]) -> Cost:
+        return cost_of(call, self.nets.values(), self.model.generator)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a subject's steps cost.
+
+    Attributes:
+        plain: the usual step.
+        capped: the step that also measures the gradient cap, every CAP_EVERY steps; None without a cap.
+        monitors: what the log computes beside the step each time it is written; None without monitors.
+        gradient_norms: what a step costs that also logs each term's gradient norm (--monitor_freq).
+    """
+
+    plain: Cost
+    capped: Cost | None = None
+    monitors: Cost | None = None
+    gradient_norms: Cost | None = None
+
+    @property
+    def flops(self) -> float:
+        """Of a step, averaged over the cycle of the gradient cap."""
+        extra = 0 if self.capped is None else (self.capped.flops - self.plain.flops) / CAP_EVERY
+        return self.plain.flops + extra
+
+
+def count(subject: Subject) -> Costs:
+    """Count a subject's steps; at most four are run."""
+    if subject.name != "cutcam":
+        return Costs(subject.cost(partial(subject.step, 1)))
+    capped = subject.cost(partial(subject.step, 0))  # the first step always measures the cap
+    results: list[StepResult] = []
+    plain = subject.cost(lambda: results.append(subject.train_step(1)))
+    monitors = subject.cost(lambda: subject.model.monitors(results[0].state))
+    watched = subject.cost(partial(subject.train_step, 2, watch_gradients=True))
+    return Costs(plain, capped, monitors, watched)
+
+
+def time_ratios(subjects: Sequence[Subject], iterations: int, warm_up: int) -> dict[str, float]:
+    """Median time of each subject's step over the yardstick's; runs interleave, each round beginning elsewhere."""
+    seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for turn in range(warm_up + iterations):
+        shift = turn % len(subjects)
+        for subject in (*subjects[shift:], *subjects[:shift]):
+            started = time.perf_counter()
+            subject.step(1 + turn)
+            if turn >= warm_up:
+                seconds[subject.name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: median / medians[YARDSTICK] for name, median in medians.items()}
+
+
+# -- the command ------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    sizes = Sizes()
+    parser.add_argument("--size", type=_positive, default=sizes.size, help="side of the images in pixels")
+    parser.add_argument("--ngf", type=_positive, default=sizes.ngf, help="width of G, and of D")
+    parser.add_argument("--batch", type=_positive, default=sizes.batch, help="images of each domain")
+    parser.add_argument("--netG", default=sizes.netG, help="generator")
+    parser.add_argument("--models", default="cut,cutcam", help=f"some of {', '.join(SUBJECTS)}")
+    parser.add_argument("--iterations", type=int, default=20, help="timed rounds; 0: count only")
+    parser.add_argument("--warm_up", type=int, default=3, help="rounds before them")
+    parser.add_argument("--json", type=Path, help="write the results here as well")
+
+
+def run(wanted: argparse.Namespace) -> int:
+    sizes = Sizes(wanted.size, wanted.ngf, wanted.batch, wanted.netG)
+    names = list(dict.fromkeys([YARDSTICK, *wanted.models.split(",")]))
+    costs: dict[str, Costs] = {}
+    for name in names:
+        costs[name] = count(Subject(name, sizes))
+    times: dict[str, float] = {}
+    if wanted.iterations > 0:
+        times = time_ratios([Subject(name, sizes) for name in names], wanted.iterations, wanted.warm_up)
+    result = report(sizes, costs, times, wanted.iterations)
+    print("\n".join(table(result)))
+    if wanted.json:
+        wanted.json.parent.mkdir(parents=True, exist_ok=True)
+        wanted.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def report(sizes: Sizes, costs: dict[str, Costs], times: dict[str, float], iterations: int) -> dict[str, Any]:
+    """Everything measured, as it is written to JSON."""
+    base = costs[YARDSTICK]
+    return {
+        "benchmark": "step",
+        "settings": {**vars(sizes), "iterations": iterations, "yardstick": YARDSTICK},
+        "limits": {"flops_ratio": FLOP_LIMIT, "saved_ratio": BYTES_LIMIT},
+        "versions": versions(),
+        "machine": machine(),
+        "models": {name: _entry(cost, base, times.get(name)) for name, cost in costs.items()},
+    }
+
+
+def _entry(costs: Costs, base: Costs, time_ratio: float | None) -> dict[str, Any]:
+    plain, yardstick = costs.plain, base.plain
+    entry: dict[str, Any] = {
+        "flops": costs.flops,
+        "flops_ratio": costs.flops / base.flops,
+        "plain_step": {
+            "forward_flops": plain.forward_flops,
+            "backward_flops": plain.backward_flops,
+            "other_flops": plain.other_flops,
+            "flops": plain.flops,
+            "flops_ratio": plain.flops / yardstick.flops,
+        },
+        "saved_peak_bytes": plain.saved_peak,
+        "saved_peak_ratio": plain.saved_peak / yardstick.saved_peak,
+        "saved_at_backward_bytes": plain.saved_at_backward,
+        "saved_at_backward_ratio": plain.saved_at_backward / yardstick.saved_at_backward,
+        "full_passes": plain.full_passes,
+        "encoder_passes": plain.encoder_passes,
+        "time_ratio": time_ratio,
+    }
+    if costs.capped and costs.monitors and costs.gradient_norms:
+        entry["now_and_then"] = {
+            "gradient_cap_flops_ratio": (costs.capped.flops - plain.flops) / yardstick.flops,
+            "gradient_cap_every_steps": CAP_EVERY,
+            "monitors_flops_ratio": costs.monitors.flops / yardstick.flops,
+            "gradient_norms_flops_ratio": (costs.gradient_norms.flops - plain.flops) / yardstick.flops,
+        }
+    return entry
+
+
+def table(result: dict[str, Any]) -> Iterable[str]:
+    """Lines of text."""
+    settings, made = result["settings"], result["machine"]
+    yield (
+        f"one training step, {settings['size']} px, batch {settings['batch']}, {settings['netG']}, "
+        f"ngf {settings['ngf']}, float32; ratios to `{YARDSTICK}`"
+    )
+    yield f"torch {result['versions']['torch']}, {made['cpu']}, {made['threads']} thread(s)"
+    yield ""
+    heads = ("model", "passes", "GFLOP", "forward", "backward", "ratio", "saved MB", "ratio", "peak MB", "ratio", "time")
+    form = "{:<17}{:>8}{:>10}{:>9}{:>10}{:>8}{:>10}{:>8}{:>9}{:>8}{:>7}"
+    yield form.format(*heads)
+    for name, entry in result["models"].items():
+        yield form.format(name, *_cells(entry))
+    yield ""
+    yield "passes: images through all of G + through its encoder alone. Forward, backward: of convolutions."
+    yield "saved: held when the backward pass of G begins; peak: the most held at any moment of the step."
+    for name, entry in result["models"].items():
+        if rare := entry.get("now_and_then"):
+            yield (
+                f"{name}: GFLOP are the average over {rare['gradient_cap_every_steps']} steps; a plain step "
+                f"has the ratio {entry['plain_step']['flops_ratio']:.3f}. To it come, in steps of "
+                f"`{YARDSTICK}`: {rare['gradient_cap_flops_ratio']:.3f} when the gradient cap is measured, "
+                f"{rare['monitors_flops_ratio']:.3f} when monitors are logged (--print_freq), "
+                f"{rare['gradient_norms_flops_ratio']:.3f} when gradient norms are (--monitor_freq)"
+            )
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    plain, timed = entry["plain_step"], entry["time_ratio"]
+    return [
+        f"{entry['full_passes']}+{entry['encoder_passes']}",
+        f"{entry['flops'] / 1e9:.2f}",
+        f"{plain['forward_flops'] / 1e9:.2f}",
+        f"{plain['backward_flops'] / 1e9:.2f}",
+        f"{entry['flops_ratio']:.3f}",
+        f"{entry['saved_at_backward_bytes'] / 1e6:.1f}",
+        f"{entry['saved_at_backward_ratio']:.4f}",
+        f"{entry['saved_peak_bytes'] / 1e6:.1f}",
+        f"{entry['saved_peak_ratio']:.4f}",
+        "-" if timed is None else f"{timed:.2f}",
+    ]
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# From nothing to an explained translation: environment, example data, a short CUTCAM training, pictures, one page.
+# Interrupted, it goes on where it was when started again. OUT=folder and STEPS=number change where and how long.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${OUT:-results/quickstart}
+steps=${STEPS:-1800}
+data=${DATA:-datasets/infrared}
+bash scripts/setup.sh
+python=.venv/bin/python
+
+echo "== 1/5 example data: infrared scenes as a simulator renders them (A) and as a sensor measures them (B)"
+[ -f "$data/labels.csv" ] || "$python" datasets/make_infrared.py --out "$data" --size 128 --train 350 --test 35
+
+run=(--name quickstart --checkpoints_dir "$out/checkpoints" --dataroot "$data")
+echo "== 2/5 training CUTCAM for $steps steps"
+continue=()
+[ -f "$out/checkpoints/quickstart/latest_state.pt" ] && continue=(--continue_train)
+"$python" train.py --model cutcam "${run[@]}" ${continue[@]+"${continue[@]}"} \
+  --input_nc 1 --output_nc 1 --num_classes 7 --ngf 32 --ndf 32 --load_size 104 --crop_size 96 \
+  --lambda_IDT 1 --cam_weight_adv --max_iters "$steps" --n_epochs 400 --n_epochs_decay 0 \
+  --print_freq 50 --update_html_freq 200 --save_latest_freq 300 --panel_freq 1 --display_id 0 --num_threads 2
+
+echo "== 3/5 translating the test split"
+"$python" test.py "${run[@]}" --results_dir "$out" --num_test 35
+echo "== 4/5 what the generator looks at"
+"$python" cam_infer.py "${run[@]}" --results_dir "$out/cam_vis" --num_test 35
+echo "== 5/5 one page of everything"
+"$python" scripts/quickstart_page.py --run "$out/checkpoints/quickstart" --explained "$out/cam_vis/quickstart/latest" \
+  --targets "$out/quickstart/test_latest/images/real_B" --out "$out/index.html"
