@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.decoders import EXTENSIONS, MAX_PIXELS, ImageError, Raw, describe, image_size, read_raw
+from util.files import write_atomic
 
 __all__ = [
     "AUTO_PERCENTILES",
@@ -284,10 +284,4 @@ def _write(path: Path, array: Raw) -> None:
     done, data = cv2.imencode(path.suffix, np.ascontiguousarray(array[:, :, ::-1]), options)
     if not done:
         raise ImageError(f"{str(path)!r} cannot be written: no encoder for {array.dtype} {array.shape}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, data.tobytes())

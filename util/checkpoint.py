@@ -28,7 +28,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     payload = buffer.getvalue()
-    write_atomic(path, MAGIC + hashlib.sha256(payload).digest() + payload)
+    write_atomic(path, MAGIC + hashlib.sha256(payload).digest() + payload, durable=True)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def export_weights(path: Path, net: nn.Module) -> None:
     """Write a network's state dict the way CUT does, one plain file a network."""
     buffer = io.BytesIO()
     torch.save({key: value.detach().cpu() for key, value in net.state_dict().items()}, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue(), durable=True)
 
 
 def load_weights(path: Path, net: nn.Module) -> None:

@@ -7,10 +7,13 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or all of the new one, also after a crash.
+def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
+    """Write a file so that a reader, or a kill at any moment, sees the old content or all of the new one.
 
     The temporary file lies beside the target, since a rename across disks is a copy.
+
+    Args:
+        durable: also survive a power failure, at the price of waiting for the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
@@ -18,7 +21,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes private files; results are for the group too
         os.replace(temporary, path)
     except BaseException:

@@ -277,19 +277,17 @@ def test_encode_names_and_folders(tmp_path: Path) -> None:
     assert encode(tmp_path / "new" / "deep" / "a.TIF", pixels, BYTES) == [tmp_path / "new" / "deep" / "a.png"]
     assert encode(tmp_path / "a.v2", pixels, BYTES) == [tmp_path / "a.v2.png"]
     assert encode(str(tmp_path / "b.npy"), pixels, BYTES) == [tmp_path / "b.png"]
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_encode_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up while writing leaves the old file and no rest."""
     (out,) = encode(tmp_path / "a", torch.zeros(1, 4, 4), BYTES)
 
-    def full(path: Path, data: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(data[:10])
+    def full(source: str, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("util.files.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         encode(tmp_path / "a", torch.ones(1, 4, 4), BYTES)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

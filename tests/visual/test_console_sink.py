@@ -40,6 +40,12 @@ def test_printed_and_kept_under_a_dated_header(tmp_path: Path, capsys: pytest.Ca
         assert re.fullmatch(r"=+ Training Loss \(\w{3} \w{3} .\d \d\d:\d\d:\d\d \d{4}\) =+", header)
 
 
+def test_monitors_are_kept_but_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ConsoleSink(tmp_path).scalars(MOMENT, {**VALUES, "CAM_corr": 0.5, "grad_NCE": 2.0, "lr": 0.1})
+    assert capsys.readouterr().out == LINE + "\n"
+    assert f"{LINE} CAM_corr: 0.500 grad_NCE: 2.000 lr: 0.100\n" in (tmp_path / "loss_log.txt").read_text()
+
+
 def test_quiet_writes_the_file_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ConsoleSink(tmp_path, quiet=True).scalars(MOMENT, VALUES)
     assert capsys.readouterr().out == ""

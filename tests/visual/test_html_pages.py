@@ -8,10 +8,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
 from util.visual.base import Moment
-from util.visual.files import write_atomic
 from util.visual.html import HtmlSink, Row, write_results_page
 from util.visual.jsonl import JsonlSink
 
@@ -123,19 +121,3 @@ def test_a_long_run_shows_its_newest_moments(tmp_path: Path) -> None:
     assert len(page.pictures) == 2
     assert "3 earlier moments" in page.text
     assert len(list((tmp_path / "web" / "images").iterdir())) == 5
-
-
-def test_a_page_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "index.html"
-    write_atomic(target, b"old")
-
-    def fail(self: Path, target: Path) -> Path:
-        raise OSError("disk")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk"):
-        write_atomic(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["index.html"]

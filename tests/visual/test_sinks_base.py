@@ -94,7 +94,7 @@ def test_an_interrupt_is_not_swallowed() -> None:
         ("CAM", "cam"),
         ("CLS", "cam"),
         ("CLS_B", "cam"),
-        ("head_accuracy", "cam"),
+        ("head_acc_A", "attention"),
         ("header", "monitors"),
         ("cam_entropy", "monitors"),
         ("grad_GAN", "monitors"),

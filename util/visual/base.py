@@ -110,13 +110,16 @@ class Sinks:
 GROUP_PATTERNS: Mapping[str, str] = {
     "adversarial": r"^GAN|^[DG](_|$)",
     "contrastive": r"^NCE",
-    "cam": r"^(CAM|CLS|head)(?![a-z])",
+    "cam": r"^(CAM|CLS)(_[AB])?$",
+    "reconstruction": r"^(IDT|EDGE)(_[AB])?$",
+    "attention": r"^CAM_(?!weight)|^head_acc",
 }
+LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction")
 MONITORS = "monitors"
 
 
 def group_of(name: str, patterns: Mapping[str, str] = GROUP_PATTERNS) -> str:
-    """The group of curves that a loss is drawn with: `adversarial`, `contrastive`, `cam` or `monitors`.
+    """The group of curves that a loss or monitor is drawn with: a key of `patterns`, or `monitors`.
 
     Args:
         name: the loss, for example `G_GAN` or `NCE_Y`.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from util.visual.base import Moment
+from util.visual.base import LOSS_GROUPS, Moment, group_of
 
 
 def console_line(moment: Moment, values: Mapping[str, float]) -> str:
@@ -27,7 +27,7 @@ def console_line(moment: Moment, values: Mapping[str, float]) -> str:
 
 
 class ConsoleSink:
-    """Print the losses above any progress bar and append them to `<run>/loss_log.txt` under a dated header.
+    """Print the losses above any progress bar; append them, with all monitors, to `<run>/loss_log.txt`.
 
     Args:
         run_dir: the run's folder; made if absent.
@@ -41,13 +41,13 @@ class ConsoleSink:
         self._append(f"================ Training Loss ({datetime.now().ctime()}) ================")
 
     def scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
-        """Print and keep one line."""
-        line = console_line(moment, values)
+        """Print the losses in one line, and keep one line of everything."""
         if not self._quiet:
+            losses = {name: value for name, value in values.items() if group_of(name) in LOSS_GROUPS}
             # tqdm.write clears the bars, prints and redraws them; with no bar it is a plain print.
-            tqdm.write(line, file=sys.stdout)
+            tqdm.write(console_line(moment, losses), file=sys.stdout)
             sys.stdout.flush()
-        self._append(line)
+        self._append(console_line(moment, values))
 
     def images(self, moment: Moment, pictures: Mapping[str, np.ndarray]) -> None:
         """A console shows no pictures."""

@@ -1,28 +1,13 @@
-"""Whole files or none: atomic writes, PNG bytes, and setting an older run's output aside."""
+"""Pictures as bytes, names as parts of file names, and setting an older run's output aside."""
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old content or the new, never a part.
-
-    Folders are made as needed. The temporary file lies beside the target: a rename across disks is a copy.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

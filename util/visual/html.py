@@ -15,9 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from util.files import write_atomic
 from util.visual.base import Moment
 from util.visual.curves import svg_groups
-from util.visual.files import png_bytes, set_aside, slug, write_atomic
+from util.visual.files import png_bytes, set_aside, slug
 from util.visual.jsonl import read_log
 
 LOWEST, HIGHEST = 192, 480  # height of a picture on a page, CSS pixels

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from util.files import write_atomic
 from util.visual.base import Moment
-from util.visual.files import set_aside, write_atomic
+from util.visual.files import set_aside
 
 MOMENT_KEYS = tuple(field.name for field in fields(Moment))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
+from util.files import write_atomic
 from util.visual.base import grouped
 from util.visual.curves import COLOURS, series, smoothed
-from util.visual.files import write_atomic
 from util.visual.jsonl import names_in, read_log
 
 
