@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.domain import check_classes
 from data.images import to_uint8
 from data.single_dataset import SingleDataset, WholeImage
 from models import load_trained
@@ -29,6 +30,8 @@ def main() -> int:
     model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval)
     dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple)
     model.check_class(look.class_idx)
+    if look.class_idx < 0:
+        check_classes(run, dataset.labels, dataset.source_files)
     results = Results(Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch, "{stem}_{kind}")
     table = CamTable(dataset.class_names)
 
@@ -44,9 +47,7 @@ def main() -> int:
 
     table.write(results.folder / "cams.csv")
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
-    print(
-        f"{len(dataset)} images translated and explained; table: {results.folder / 'cams.csv'}; page: {page}"
-    )
+    print(f"{len(dataset)} images translated and explained; table: {results.folder / 'cams.csv'}; page: {page}")
     return 0
 
 

@@ -50,6 +50,7 @@ def target_files(run: RunOptions, phase: str) -> list[Path]:
 
 
 def read_target(file: Path, run: RunOptions, fmt: DomainFormat) -> Stored:
+    """A target image as it is stored."""
     return decode(file, run.networks.output_nc, fmt), fmt
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 
 import torch
 from torch import nn
@@ -27,7 +27,6 @@ def main() -> int:
     device = choose_device(run.runtime.gpu_ids)
     ranks.start(device)
     seed_everything(run.experiment.seed)
-
     state = state_to_continue(run.folder, run.experiment.continue_train)
     model = MODELS.get(run.experiment.model).from_options(run).to(device)
     dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple)
@@ -36,17 +35,17 @@ def main() -> int:
         start_from(run, model.nets)
 
     ranks.barrier()  # no rank may meet a folder that the first one has begun to fill
-    if ranks.is_first():
-        describe_run(run.folder, dump_yaml(run.groups()), OPTIONS_FILE)
-        save_formats(run.folder, dataset.source, dataset.target)
-        introduce(run, model.nets, dataset, device)
     trainer = trainer_from(run, model, dataset, state["position"]["step"] if state else None)
     if state:
-        trainer.load(state)
+        trainer.load(state)  # before anything of the run is written over: the options may not fit
+    if ranks.is_first():
+        describe_run(run.folder, dump_yaml(run.groups()), OPTIONS_FILE)
+        save_formats(run.folder, dataset.source, dataset.target, dataset.class_names)
+        introduce(run, model.nets, dataset, device)
     finished = trainer.fit(StopRequest().listen())
     trainer.close()
     if ranks.is_first() and not finished:
-        print(f"stopped after step {trainer.position.step}; to continue: {resume_command()}")
+        print(f"stopped after step {trainer.position.step}; to continue: {resume_command(run)}")
     ranks.stop()
     return 0
 
@@ -63,17 +62,18 @@ def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, dev
     weights = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in nets.items()}
     print(f"{run.experiment.model} '{run.experiment.name}' on {device}, {ranks.world_size()} process(es)")
     print("weights: " + ", ".join(f"{name} {millions:.2f} M" for name, millions in weights.items()))
-    print(f"{run.data.dataroot}: {len(dataset)} samples an epoch")
     print(f"source: {dataset.source}; labels: {histogram(dataset.labels, dataset.class_names)}")
     print(f"target: {dataset.target}")
-    print(f"run folder: {run.folder}")
+    print(f"{len(dataset)} samples an epoch of {run.data.dataroot}; run folder: {run.folder}")
     if run.experiment.verbose:
         print(*nets.values(), sep="\n")
 
 
-def resume_command() -> str:
-    flags = [arg for arg in sys.argv if not arg.startswith("--continue_train")]
-    return " ".join(["python", *flags, "--continue_train"])
+def resume_command(run: RunOptions) -> str:
+    """What to type to continue: such a run brings its own options."""
+    start = f"torchrun --nproc_per_node {ranks.world_size()}" if ranks.world_size() > 1 else "python"
+    flags = ["--name", run.experiment.name, "--checkpoints_dir", run.experiment.checkpoints_dir]
+    return f"{start} train.py {shlex.join(flags)} --continue_train"
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -55,6 +56,7 @@ class Batch:
     index: Tensor
 
     def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on a device."""
         moved: dict[str, Any] = {
             item.name: value.to(device, non_blocking=True)
             for item in fields(self)
@@ -70,10 +72,11 @@ class Batch:
             DataError: the batch was read from the source domain alone.
         """
         if self.B is None:
-            raise DataError("this batch holds the source domain only; training needs both domains")
+            raise DataError("this batch holds the source domain only; training needs --dataset_mode unaligned")
         return self.B
 
     def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; the loader calls it."""
         pinned: dict[str, Any] = {
             item.name: value.pin_memory()
             for item in fields(self)
@@ -152,22 +155,33 @@ DATASETS: Registry[Dataset] = Registry("dataset_mode", "data", "_dataset")
 
 
 def scan_folder(folder: Path) -> list[Path]:
-    """Every image file under `folder`, sub-folders included, sorted by path.
+    """Every image file under `folder`, sub-folders and linked folders included, sorted by path.
+
+    Files and folders whose names begin with a dot are no images: systems and editors leave copies in them.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; --dataroot must hold it")
-    files = sorted(
-        file for file in folder.rglob("*") if file.suffix.lower().lstrip(".") in _SUFFIXES and file.is_file()
-    )
+    files = sorted(file for file in _visible_files(folder) if file.suffix.lower() in EXTENSIONS)
     if not files:
-        raise DataError(f"{folder}: holds no image (looked for {', '.join(sorted(_SUFFIXES))})")
+        raise DataError(f"{folder}: holds no image (looked for *{', *'.join(sorted(EXTENSIONS))})")
     return files
 
 
-_SUFFIXES = {extension.lower().lstrip(".") for extension in EXTENSIONS}
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Files below a folder; one that links lead to twice, or in a circle, is entered once."""
+    entered: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        true_place = os.path.realpath(place)
+        if true_place in entered:
+            folders.clear()
+            continue
+        entered.add(true_place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def domain_folder(root: Path, phase: str, domain: str) -> Path:
@@ -204,7 +218,11 @@ def read_labels(table: Path) -> LabelTable:
             reader = csv.DictReader(stream)
             missing = {"file", "label_id"} - set(reader.fieldnames or ())
             if missing:
-                raise DataError(f"{table}: lacks the column {' and '.join(sorted(missing))}")
+                found = ", ".join(map(repr, reader.fieldnames or ())) or "nothing"
+                raise DataError(
+                    f"{table}: lacks the column {' and '.join(sorted(missing))}; its first line has {found} "
+                    "and should be file,label,label_id"
+                )
             return _table_of(reader, table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as a label file (UTF-8 CSV): {error}") from error
@@ -214,7 +232,7 @@ def _table_of(reader: csv.DictReader[str], table: Path) -> LabelTable:
     ids: dict[str, int] = {}
     names: dict[int, str] = {}
     for row in reader:
-        name = Path(row["file"] or "").as_posix()
+        name = Path((row["file"] or "").replace("\\", "/")).as_posix()
         try:
             label = int(row["label_id"] or UNKNOWN)
         except ValueError:
@@ -224,29 +242,38 @@ def _table_of(reader: csv.DictReader[str], table: Path) -> LabelTable:
         if name in ids:
             raise DataError(f"{table}, line {reader.line_num}: {name} appears twice")
         ids[name] = label
-        names.setdefault(label, row.get("label") or str(label))
+        if label != UNKNOWN:
+            names.setdefault(label, row.get("label") or str(label))
     return LabelTable(ids, names)
 
 
-def labels_from_folders(files: Sequence[Path], folder: Path) -> tuple[list[int], dict[int, str]]:
-    """Class ids from the first sub-folder of each file, numbered by sorted name; files outside one get -1.
+def labels_from_folders(
+    files: Sequence[Path], folder: Path, classes: Mapping[int, str] | None = None
+) -> tuple[list[int], dict[int, str]]:
+    """Class ids from the first sub-folder of each file; files outside one get -1.
+
+    Args:
+        classes: names by id that a run was trained with, so that a split in which a class is missing has the
+            same numbers; none: sub-folders are numbered by sorted name.
 
     Raises:
-        DataError: there is no sub-folder.
+        DataError: there is no sub-folder, or one that is no class of the run.
     """
     parts = [file.relative_to(folder).parts for file in files]
     names = [part[0] if len(part) > 1 else "" for part in parts]
-    classes = sorted(set(names) - {""})
-    if not classes:
+    found = sorted(set(names) - {""})
+    if not found:
         raise DataError(f"{folder}: --labels_from_folders needs a sub-folder per class, and there is none")
-    return [classes.index(name) if name else UNKNOWN for name in names], dict(enumerate(classes))
+    known = dict(classes or enumerate(found))
+    ids = {"": UNKNOWN} | {name: class_id for class_id, name in known.items()}
+    if strange := [name for name in found if name not in ids]:
+        raise DataError(f"{folder / strange[0]}: is no class of this run, which knows {', '.join(known.values())}")
+    return [ids[name] for name in names], known
 
 
 def labels_from_table(files: Sequence[Path], root: Path, known: LabelTable) -> list[int]:
     """Class ids of `files` by their path relative to `root` (or by bare name), -1 where the table has none."""
-    return [
-        known.ids.get(file.relative_to(root).as_posix(), known.ids.get(file.name, UNKNOWN)) for file in files
-    ]
+    return [known.ids.get(file.relative_to(root).as_posix(), known.ids.get(file.name, UNKNOWN)) for file in files]
 
 
 def check_labels(labels: Sequence[int], files: Sequence[Path], num_classes: int) -> None:
@@ -254,7 +281,8 @@ def check_labels(labels: Sequence[int], files: Sequence[Path], num_classes: int)
     for label, file in zip(labels, files, strict=True):
         if label >= num_classes or label < UNKNOWN:
             raise DataError(
-                f"{file}: label_id {label} is not in 0..{num_classes - 1}; set --num_classes or correct the table"
+                f"{file}: label_id {label} is not in 0..{num_classes - 1} (-1: unknown); raise --num_classes "
+                "above the largest id, or correct the labels"
             )
 
 

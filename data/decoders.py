@@ -104,9 +104,7 @@ def _checked_size(height: int, width: int) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ImageError(f"its size is {height}x{width}")
     if height * width > MAX_PIXELS:
-        raise ImageError(
-            f"its size {height}x{width} is above the limit of {MAX_PIXELS} pixels (cut it in tiles)"
-        )
+        raise ImageError(f"its size {height}x{width} is above the limit of {MAX_PIXELS} pixels (cut it in tiles)")
     return height, width
 
 
@@ -255,9 +253,7 @@ def read_raw(path: str | os.PathLike[str]) -> Raw:
             if header.decoder == "png":
                 _check_png(file)
             file.seek(0)
-            array = _native(
-                _decode_pillow(file, header) if header.decoder == "pillow" else _decode_cv2(file, header)
-            )
+            array = _native(_decode_pillow(file, header) if header.decoder == "pillow" else _decode_cv2(file, header))
         if array.ndim not in (2, 3) or array.dtype != header.depth:
             raise ImageError(f"the decoder gave {array.dtype} {array.shape}, its header says {header.depth}")
         return array
@@ -274,9 +270,7 @@ def _native(array: Raw) -> Raw:
     with np.errstate(over="ignore"):
         copy: Raw = np.array(array, dtype=_depth_of(array.dtype), order="C")
     if copy.dtype == np.float32 and (bad := copy.size - int(np.isfinite(copy).sum())):
-        raise ImageError(
-            f"{bad} of its {copy.size} values are NaN, infinite or beyond float32; fill them in first"
-        )
+        raise ImageError(f"{bad} of its {copy.size} values are NaN, infinite or beyond float32; fill them in first")
     return copy * np.uint8(255) if array.dtype.kind == "b" else copy
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
 from data.base import (
     UNKNOWN,
     DataError,
+    check_labels,
     domain_folder,
     labels_from_folders,
     labels_from_table,
@@ -26,6 +27,8 @@ from util.files import write_atomic
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
+
+T = TypeVar("T")
 
 LABELS_FILE = "labels.csv"
 DOMAINS_FILE = "domains.json"
@@ -79,8 +82,13 @@ def open_domain(
     return Domain(folder, files, known or estimate_format(files, rule, seed), channels)
 
 
-def labels_for(domain: Domain, root: Path, options: FolderOptions) -> tuple[list[int], Mapping[int, str]]:
+def labels_for(
+    domain: Domain, root: Path, options: FolderOptions, classes: Mapping[int, str] | None = None
+) -> tuple[list[int], Mapping[int, str]]:
     """Class id of each file (-1 unknown) and the classes' names, as the options say.
+
+    Args:
+        classes: names by id that the run was trained with, if it was.
 
     Raises:
         DataError: a table that was asked for is missing or labels nothing; contradictory options.
@@ -88,10 +96,10 @@ def labels_for(domain: Domain, root: Path, options: FolderOptions) -> tuple[list
     if options.labels_from_folders and options.labels_A:
         raise OptionError("--labels_from_folders and --labels_A: use one of them")
     if options.labels_from_folders:
-        return labels_from_folders(domain.files, domain.folder)
+        return labels_from_folders(domain.files, domain.folder, classes)
     table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
     if not options.labels_A and not table.is_file():
-        return [UNKNOWN] * len(domain.files), {}
+        return [UNKNOWN] * len(domain.files), classes or {}
     known = read_labels(table)
     labels = labels_from_table(domain.files, root, known)
     if options.labels_A and all(label == UNKNOWN for label in labels):
@@ -99,7 +107,14 @@ def labels_for(domain: Domain, root: Path, options: FolderOptions) -> tuple[list
             f"--labels_A {table}: labels none of the {len(labels)} images of {domain.folder}; its column file must "
             f"hold paths relative to {root}, for example {domain.files[0].relative_to(root).as_posix()}"
         )
-    return labels, known.names
+    return labels, {**(classes or {}), **known.names}
+
+
+def check_classes(run: RunOptions, labels: Sequence[int], files: Sequence[Path]) -> None:
+    """Raise a DataError where a label is no class of the model's head, if the model has one."""
+    num_classes = getattr(run.model, "num_classes", None)
+    if num_classes is not None:
+        check_labels(labels, files, num_classes)
 
 
 def open_domains(run: RunOptions, phase: str = "train") -> tuple[Domain, Domain]:
@@ -107,7 +122,8 @@ def open_domains(run: RunOptions, phase: str = "train") -> tuple[Domain, Domain]
     data, nets, root = run.data, run.networks, Path(run.data.dataroot)
     sides = "AB" if data.direction == "AtoB" else "BA"
     windows = {"A": data.window_A, "B": data.window_B}
-    kept = load_formats(run.folder) if run.experiment.continue_train else None
+    again = run.experiment.continue_train
+    kept, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
     source, target = (
         open_domain(
             domain_folder(root, phase, side),
@@ -119,7 +135,8 @@ def open_domains(run: RunOptions, phase: str = "train") -> tuple[Domain, Domain]
         )
         for number, (side, channels) in enumerate(zip(sides, (nets.input_nc, nets.output_nc), strict=True))
     )
-    labels, names = labels_for(source, root, run.dataset)  # type: ignore[arg-type]
+    labels, names = labels_for(source, root, run.dataset, classes)  # type: ignore[arg-type]
+    check_classes(run, labels, source.files)
     return replace(source, labels=labels, class_names=names), target
 
 
@@ -138,9 +155,15 @@ def preprocess_from(run: RunOptions, size_multiple: int) -> Preprocess:
         raise OptionError(str(error)) from error
 
 
-def save_formats(folder: Path, source: DomainFormat, target: DomainFormat) -> None:
-    """Keep with the run how each domain's intensities are read, so that translations can be written back."""
-    content = {"source": source.to_dict(), "target": target.to_dict()}
+def save_formats(
+    folder: Path, source: DomainFormat, target: DomainFormat, classes: Mapping[int, str] | None = None
+) -> None:
+    """Keep with the run how each domain's intensities are read, so that translations can be written back.
+
+    Args:
+        classes: names by class id, kept too: a split in which a class is missing has the same numbers.
+    """
+    content = {"source": source.to_dict(), "target": target.to_dict(), "classes": dict(classes or {})}
     write_atomic(folder / DOMAINS_FILE, json.dumps(content, indent=2).encode())
 
 
@@ -150,11 +173,27 @@ def load_formats(folder: Path) -> tuple[DomainFormat, DomainFormat] | None:
     Raises:
         DataError: the file is damaged.
     """
+    return _read_domains(
+        folder,
+        lambda kept: (DomainFormat.from_dict(kept["source"]), DomainFormat.from_dict(kept["target"])),
+    )
+
+
+def load_classes(folder: Path) -> dict[int, str] | None:
+    """Names of the classes a run was trained with, by id, or None where it has none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    names = _read_domains(folder, lambda kept: {int(key): str(name) for key, name in kept.get("classes", {}).items()})
+    return names or None
+
+
+def _read_domains(folder: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
     path = folder / DOMAINS_FILE
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
-        return DomainFormat.from_dict(content["source"]), DomainFormat.from_dict(content["target"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return make(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({error}); restore it from a copy of the run") from error

@@ -44,9 +44,7 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         serial: bool = False,
     ) -> None:
         if length < 1:
-            raise ValueError(
-                "the data set is empty: there is nothing to draw batches from; check the folders"
-            )
+            raise ValueError("the data set is empty: there is nothing to draw batches from; check the folders")
         if batch_size < 1:
             raise ValueError(f"--batch_size {batch_size} must be at least 1")
         if not 0 <= rank < world_size:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from data.base import DATASETS, DataError, Dataset, Sample, domain_folder
-from data.domain import Domain, FolderOptions, labels_for, load_formats, open_domain, preprocess_from
+from data.domain import (
+    DOMAINS_FILE,
+    Domain,
+    FolderOptions,
+    labels_for,
+    load_classes,
+    load_formats,
+    open_domain,
+    preprocess_from,
+)
 from data.images import DomainFormat
 from data.sampler import SampleKey
 from data.transforms import Preprocess
@@ -55,7 +64,7 @@ class SingleDataset(Dataset):
 
     @classmethod
     def from_options(cls, run: RunOptions, size_multiple: int = 4) -> SingleDataset:
-        return cls.for_phase(run, "train", run.data.max_dataset_size, size_multiple)
+        return cls._open(run, "train", run.data.max_dataset_size, size_multiple, load_formats(run.folder))
 
     @classmethod
     def for_phase(cls, run: RunOptions, phase: str, most: float, size_multiple: int = 4) -> SingleDataset:
@@ -65,21 +74,34 @@ class SingleDataset(Dataset):
             DataError: the folder is missing, or the run kept no formats.
         """
         formats = load_formats(run.folder)
+        if formats is None:
+            raise DataError(f"{run.folder}: holds no {DOMAINS_FILE}; train.py writes it when a run starts")
+        return cls._open(run, phase, most, size_multiple, formats)
+
+    @classmethod
+    def _open(
+        cls,
+        run: RunOptions,
+        phase: str,
+        most: float,
+        size_multiple: int,
+        formats: tuple[DomainFormat, DomainFormat] | None,
+    ) -> SingleDataset:
         data, root = run.data, Path(run.data.dataroot)
         side = data.direction[0]
-        if formats is None:
-            raise DataError(f"{run.folder}: holds no domains.json; train.py writes it when a run starts")
         domain = open_domain(
             domain_folder(root, phase, side),
             run.networks.input_nc,
             data.window_A if side == "A" else data.window_B,
             most=most,
             seed=run.experiment.seed,
-            known=formats[0],
+            known=formats[0] if formats else None,
         )
-        labels, names = labels_for(domain, root, run.dataset)  # type: ignore[arg-type]
+        classes = load_classes(run.folder)
+        labels, names = labels_for(domain, root, run.dataset, classes)  # type: ignore[arg-type]
         domain = replace(domain, labels=labels, class_names=names)
-        return cls(domain, root, preprocess_from(run, size_multiple), formats[1])
+        target = formats[1] if formats else domain.format
+        return cls(domain, root, preprocess_from(run, size_multiple), target)
 
     def __len__(self) -> int:
         return len(self.source_files)
@@ -95,7 +117,5 @@ class SingleDataset(Dataset):
         image = self._domain.read(file)
         taken = self._preprocess(image, generator(0, "whole", file))
         path = self.source_files[file]
-        sample = Sample(
-            taken * 2 - 1, None, path.relative_to(self.root).as_posix(), "", self.labels[file], file, file
-        )
+        sample = Sample(taken * 2 - 1, None, path.relative_to(self.root).as_posix(), "", self.labels[file], file, file)
         return WholeImage(image, sample, path.relative_to(self._domain.folder))

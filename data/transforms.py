@@ -40,9 +40,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.multiple < 1 or min(*self.load_size, *self.crop_size) < 1:
-            raise ValueError(
-                f"--load_size {_show(self.load_size)} and --crop_size {_show(self.crop_size)} start at 1"
-            )
+            raise ValueError(f"--load_size {_show(self.load_size)} and --crop_size {_show(self.crop_size)} start at 1")
         self._check_words()
         resizer = next((word for word in self.words if word in RESIZERS), None)
         cuts = "crop" in self.words or "patch" in self.words

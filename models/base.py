@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -113,15 +114,11 @@ class Model(ABC, Generic[S]):
         Raises:
             NotImplementedError: the model has no class head.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no class head to explain; train with --model cutcam"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no class head to explain; train with --model cutcam")
 
     def check_class(self, class_id: int) -> None:
         """Raise an OptionError where `explain` cannot explain that class (-1: the head's choice)."""
-        raise OptionError(
-            f"{type(self).__name__} has no class head, so there are no maps; train with --model cutcam"
-        )
+        raise OptionError(f"{type(self).__name__} has no class head, so there are no maps; train with --model cutcam")
 
     def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
         """Called before an epoch's first step; `read_source` reads all source images, whole, in file order."""
@@ -161,6 +158,17 @@ class Model(ABC, Generic[S]):
     def train(self, mode: bool = True) -> None:
         for net in self.nets.values():
             net.train(mode)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Networks in evaluation mode: nothing is drawn, no running statistic changes. Then back as they were."""
+        modes = {name: net.training for name, net in self.nets.items()}
+        self.train(False)
+        try:
+            yield
+        finally:
+            for name, net in self.nets.items():
+                net.train(modes[name])
 
     @property
     def device(self) -> torch.device:

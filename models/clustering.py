@@ -38,9 +38,7 @@ def pooled_statistics(feature: Tensor) -> Tensor:
 def _checked(features: Tensor) -> Tensor:
     """(M,D) in float64 on the CPU; ValueError where clustering would be meaningless."""
     if features.dim() != 2 or 0 in features.shape:
-        raise ValueError(
-            f"clustering needs features (images, channels), got {tuple(features.shape)}: no images read?"
-        )
+        raise ValueError(f"clustering needs features (images, channels), got {tuple(features.shape)}: no images read?")
     features = features.detach().to("cpu", torch.float64)
     bad = (~features.isfinite()).any(dim=1).nonzero().flatten().tolist()
     if bad:
@@ -211,9 +209,7 @@ def _checked_labels(known: Tensor | None, count: int, k: int) -> Tensor:
         return torch.full((count,), -1, dtype=torch.long)
     known = known.detach().to("cpu", torch.long)
     if known.shape != (count,):
-        raise ValueError(
-            f"{count} images need as many known labels (-1 for unknown), got shape {tuple(known.shape)}"
-        )
+        raise ValueError(f"{count} images need as many known labels (-1 for unknown), got shape {tuple(known.shape)}")
     if int(known.min()) < -1 or int(known.max()) >= k:
         raise ValueError(f"known labels {int(known.min())}..{int(known.max())} must lie in -1..{k - 1}")
     return known
@@ -304,9 +300,7 @@ def match_clusters(new: Tensor, previous: Tensor, k: int, fixed: Collection[int]
         ValueError: lengths that differ, or labels out of range.
     """
     if new.shape != previous.shape:
-        raise ValueError(
-            f"{len(new)} new and {len(previous)} previous labels cannot be matched: the images differ"
-        )
+        raise ValueError(f"{len(new)} new and {len(previous)} previous labels cannot be matched: the images differ")
     new = _checked_labels(new, len(new), k)
     previous = _checked_labels(previous, len(new), k)
     both = (new >= 0) & (previous >= 0)

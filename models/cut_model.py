@@ -170,11 +170,8 @@ class CutModel(Model[CutState]):
         opt: CutOptions = run.model  # type: ignore[assignment]
         if not opt.nce_layers:
             raise OptionError("--nce_layers: name at least one layer")
-        if opt.nce_idt and run.networks.input_nc != run.networks.output_nc:
-            raise OptionError(
-                f"--nce_idt True: G(y) needs --input_nc {run.networks.input_nc} and --output_nc "
-                f"{run.networks.output_nc} to be equal; use --nce_idt False"
-            )
+        if opt.lambda_NCE > 0:
+            check_channels(run, "the contrastive loss")
         return {
             "nce_layers": opt.nce_layers,
             "lambda_GAN": opt.lambda_GAN,
@@ -273,8 +270,7 @@ class CutModel(Model[CutState]):
         with torch.no_grad():
             keys = self.sampler(key, ids)
         losses = [
-            patch_nce(q, k, images, self.nce_T, self.all_negatives).mean()
-            for q, k in zip(queries, keys, strict=True)
+            patch_nce(q, k, images, self.nce_T, self.all_negatives).mean() for q, k in zip(queries, keys, strict=True)
         ]
         return self.lambda_NCE * torch.stack(losses).mean()
 
@@ -288,6 +284,16 @@ class CutModel(Model[CutState]):
         if state.idt_B is not None:
             pictures["idt_B"] = to_uint8(state.upright(state.idt_B)[0])
         return {name: pictures[name] for name in ("real_A", "fake_B", "real_B", "idt_B") if name in pictures}
+
+
+def check_channels(run: RunOptions, reader: str) -> None:
+    """Raise an OptionError where G's encoder cannot read G's own output, which `reader` asks of it."""
+    nets = run.networks
+    if nets.input_nc != nets.output_nc:
+        raise OptionError(
+            f"--input_nc {nets.input_nc} and --output_nc {nets.output_nc}: {reader} encodes images and their "
+            "translations with one encoder, so both must be equal; files are converted to either"
+        )
 
 
 def _flipped(features: Sequence[Tensor]) -> list[Tensor]:

@@ -23,13 +23,14 @@ from models.cam.functional import (
     correlation,
     dead,
     entropy,
+    full_precision,
     gradcam_at_feature,
     label_free_map,
     rectify,
     std_over_mean,
     top_mass,
 )
-from models.cut_model import CutModel, CutOptions, CutState, GanWeights
+from models.cut_model import CutModel, CutOptions, CutState, GanWeights, check_channels
 from models.guards import CollapseGuard, GradientCap, MapMemory
 from models.losses.cam import adversarial_weights, cam_invariance
 from models.losses.classification import class_consistency
@@ -88,10 +89,10 @@ class CutCamOptions(CutOptions):
     pseudo_labels: str = option("kmeans", "labels for unlabelled images", choices=MODES)
     pseudo_every: int = option(0, "epochs between rounds of pseudo-labels; 0: 1, and 5 after 5 rounds", low=0)
     cls_start_epoch: float = option(
-        -1.0, "epochs before the class terms start; -1: 0 with labels, else 5 %% of the run", low=-1
+        -1.0, "epochs before the class terms start; -1: 0 with labels, else 5 % of the run", low=-1
     )
     cam_start_epoch: float = option(
-        -1.0, "epochs before the CAM terms start; -1: 5 %% of the run after the class terms", low=-1
+        -1.0, "epochs before the CAM terms start; -1: 5 % of the run after the class terms", low=-1
     )
     collapse_window: int = option(200, "steps over which a collapsed head is recognised", low=2)
     on_collapse: str = option("warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop"))
@@ -167,11 +168,7 @@ class CutCamModel(CutModel):
     @classmethod
     def arguments_from(cls, run: RunOptions) -> dict[str, Any]:
         opt: CutCamOptions = run.model  # type: ignore[assignment]
-        if opt.lambda_IDT > 0 and run.networks.input_nc != run.networks.output_nc:
-            raise OptionError(
-                f"--lambda_IDT {opt.lambda_IDT:g}: |G(y) - y| needs --input_nc {run.networks.input_nc} and "
-                f"--output_nc {run.networks.output_nc} to be equal; use --lambda_IDT 0"
-            )
+        check_channels(run, "the class head")
         cut = super().arguments_from(run)
         return cut | {"cam_index": _cam_index(opt), "opt": opt, "seed": run.experiment.seed}
 
@@ -245,8 +242,6 @@ class CutCamModel(CutModel):
         Starts given in epochs are compared with epochs, automatic ones with the share of the run; each ramp
         takes 5 % of the run. With labels the head can learn from the first step.
         """
-        if self.collapsed:
-            return 0.0, 0.0
         per_epoch = info.fraction / info.progress if info.progress > 0 else 0.0
         opt, automatic = self.opt, 0.0 if self._all_labelled else WARM_UP
         cls = opt.cls_start_epoch * per_epoch if opt.cls_start_epoch >= 0 else automatic
@@ -254,6 +249,8 @@ class CutCamModel(CutModel):
         at_once = opt.cls_start_epoch <= 0 and cls == 0.0
         cls_ramp = 1.0 if at_once else (info.fraction - cls) / WARM_UP
         cam_ramp = 1.0 if opt.cam_start_epoch == 0 else (info.fraction - cam) / WARM_UP
+        if self.collapsed:  # label-free maps go on: they need no head
+            cls_ramp, cam_ramp = 0.0, cam_ramp if opt.cam_method == "label_free" else 0.0
         return min(1.0, max(0.0, cls_ramp)), min(1.0, max(0.0, cam_ramp))
 
     # -- losses -----------------------------------------------------------------------------------------------
@@ -311,7 +308,7 @@ class CutCamModel(CutModel):
             if self.opt.on_collapse == "stop":
                 raise CollapseError(text)
             self.collapsed = True
-            self.messages.append(f"WARNING: {text}. The class and CAM terms are off from here on.")
+            self.messages.append(f"WARNING: {text}. The terms that need the head are off from here on.")
 
     # -- labels -----------------------------------------------------------------------------------------------
 
@@ -328,7 +325,9 @@ class CutCamModel(CutModel):
             return
         reached = self.opt.cls_start_epoch < 0 or info.progress >= self.opt.cls_start_epoch
         if reached and self.pseudo.due(int(info.progress)):
-            self.messages.append(self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels))
+            with self.evaluating():  # labels must follow from the weights alone
+                text = self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels)
+            self.messages.append(text)
 
     def _encode_for_labels(self, source: Tensor) -> tuple[Tensor, Tensor]:
         feature = self.generator.encode(source.to(self.device), [self.nce_layers[self.cam_index]])[0]
@@ -357,7 +356,7 @@ class CutCamModel(CutModel):
         pictures = super().visuals(state)
         pairs = {"cam_A": ("real_A", state.cam_A), "cam_fake": ("fake_B", state.cam_fake)}
         return pictures | {
-            name: overlay(pictures[below], heat_map(cam[0].float().cpu().numpy()))
+            name: overlay(pictures[below], heat_map(cam[0].detach().float().cpu().numpy()))
             for name, (below, cam) in pairs.items()
         }
 
@@ -399,8 +398,9 @@ class CutCamModel(CutModel):
         A translation that keeps its class only in detail too fine to see loses it when blurred.
         """
         labels = state.batch.label_A
-        blurred = F.avg_pool2d(state.fake_B.float(), 3, stride=1, padding=1, count_include_pad=False)
-        soft = self.head(self.generator.encode(blurred, [self.nce_layers[self.cam_index]])[0])
+        blurred = F.avg_pool2d(full_precision(state.fake_B), 3, stride=1, padding=1, count_include_pad=False)
+        with self.evaluating():  # looking must not change running statistics
+            soft = self.head(self.generator.encode(blurred, [self.nce_layers[self.cam_index]])[0])
         known = labels >= 0
         guesses = {"head_acc_A": state.logits_A, "head_acc_fake": state.logits_fake, "head_acc_blurred": soft}
         if not bool(known.any()):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.cam.functional import cross_image_correlation, effective_classes, resize_map
+from models.cam.functional import cross_image_correlation, effective_classes, full_precision, resize_map
 from util import ranks
 
 COLLAPSED = 1.5  # effective classes below which a head counts as collapsed
@@ -93,7 +93,7 @@ class GradientCap:
             return
         # A loss scale of its own keeps 16-bit gradients from vanishing; it drops out of the ratio.
         norms = [
-            torch.autograd.grad(loss * 1024.0, image, retain_graph=True)[0][:count].float().square().sum()
+            full_precision(torch.autograd.grad(loss * 1024.0, image, retain_graph=True)[0][:count]).square().sum()
             for loss in (term, reference)
         ]
         ours, theirs = ranks.sum_over_ranks(torch.stack(norms)).sqrt().tolist()

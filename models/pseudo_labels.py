@@ -50,9 +50,7 @@ class PseudoLabels:
         return self._rounds == 0 or epoch - self._last_epoch >= every
 
     @torch.no_grad()
-    def refresh(
-        self, epoch: int, images: Iterable[Any], encode: Callable[[Tensor], tuple[Tensor, Tensor]]
-    ) -> str:
+    def refresh(self, epoch: int, images: Iterable[Any], encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> str:
         """Make a round and say what came out.
 
         Args:

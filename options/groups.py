@@ -19,7 +19,9 @@ class Experiment(Group):
     model: str = option("cut", "what is trained; without it: cut, or the one model that owns a given flag")
     checkpoints_dir: str = option("./checkpoints", "folder that holds the runs")
     seed: int = option(0, "every random draw of the run follows from it", low=0)
-    continue_train: bool = option(False, "continue this run exactly where its last checkpoint stands")
+    continue_train: bool = option(
+        False, "continue this run where its last checkpoint stands, with its own options but for flags given"
+    )
     pretrained_name: str | None = option(None, "start from the exported weights of this other run")
     epoch: str = option("latest", "which exported weights to load: latest, a number, or iter_NUMBER")
     suffix: str = option("", "added to the name; {model}, {netG}, {load_size} and the like are filled in")
@@ -64,9 +66,7 @@ class Networks(Group):
     n_layers_D: int = option(3, "levels of --netD n_layers", low=1, high=8)
     normG: str = option("instance", "normalisation in G", choices=NORMS)
     normD: str = option("instance", "normalisation in D", choices=NORMS)
-    init_type: str = option(
-        "xavier", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal")
-    )
+    init_type: str = option("xavier", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal"))
     init_gain: float = option(0.02, "scale of normal, xavier and orthogonal initial weights", low=0)
     no_dropout: bool = option(True, "False puts dropout 0.5 into G")
     no_antialias: bool = option(False, "strided convolutions instead of blurred down-sampling")
@@ -101,13 +101,12 @@ class Schedule(Group):
     n_epochs_decay: int = option(200, "epochs over which --lr_policy linear falls to zero", low=0)
     epoch_count: int = option(1, "number of the first epoch", low=1)
     max_iters: int = option(0, "stop after this many steps; 0: when the epochs are done", low=0)
-    lr_policy: str = option(
-        "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine")
-    )
+    lr_policy: str = option("linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine"))
     lr_decay_iters: int = option(50, "epochs between the falls of --lr_policy step", low=1)
 
     @property
     def last_epoch(self) -> int:
+        """Number of the run's last epoch."""
         return self.n_epochs + self.n_epochs_decay
 
 
@@ -119,9 +118,7 @@ class Log(Group):
     display_freq: int = option(400, "pictures to the dashboard", low=1)
     update_html_freq: int = option(1000, "pictures to the HTML page", low=1)
     no_html: bool = option(False, "write no HTML page of intermediate pictures")
-    display_id: int | None = option(
-        None, "visdom: 0 or less turns it off; any other number, or none, turns it on"
-    )
+    display_id: int | None = option(None, "visdom: 0 or less turns it off; any other number, or none, turns it on")
     display_server: str = option("http://localhost", "visdom: address of the server")
     display_port: int = option(8097, "visdom: port of the server", low=1, high=65535)
     display_env: str = option("main", "visdom: environment; main stands for the run's name")
@@ -129,9 +126,7 @@ class Log(Group):
     save_latest_freq: int = option(5000, "checkpoint to continue from", low=1)
     save_epoch_freq: int = option(5, "export weights under the epoch's number, in epochs", low=1)
     save_by_iter: bool = option(False, "export under iter_NUMBER as well at every --save_latest_freq")
-    panel_freq: int = option(
-        5, "panel of fixed inputs with translations (and CAMs), in epochs; 0: none", low=0
-    )
+    panel_freq: int = option(5, "panel of fixed inputs with translations (and CAMs), in epochs; 0: none", low=0)
     monitor_freq: int = option(500, "gradient norm of each loss on its networks, in steps; 0: never", low=0)
     quiet: bool = option(False, "no progress bar and no lines of losses on the console")
 
@@ -140,9 +135,7 @@ class Log(Group):
 class Runtime(Group):
     """machine"""
 
-    gpu_ids: str = option(
-        "auto", "GPU to use, for example 0; -1: CPU; auto: GPU 0 if there is one. Several: torchrun"
-    )
+    gpu_ids: str = option("auto", "GPU to use, for example 0; -1: CPU; auto: GPU 0 if there is one. Several: torchrun")
 
 
 @dataclass(frozen=True)
@@ -159,9 +152,7 @@ class Inference(Group):
 class Explanation(Group):
     """explanation: class activation maps"""
 
-    class_idx: int = option(
-        -1, "class explained; -1: the input's label, else the head's choice on the input", low=-1
-    )
+    class_idx: int = option(-1, "class explained; -1: the input's label, else the head's choice on the input", low=-1)
     colormap: str = option("jet", "colours of a map", choices=COLORMAPS)
     overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
     save_raw: bool = option(False, "write the raw maps as .npy too")

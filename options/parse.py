@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from data import DATASETS
 from models import MODELS
 from options import groups as g
-from options.schema import Group, OptionError, build, describe_range, fields_of, show, spec_of, type_name
+from options.flags import Parser, flag_of, parse_flags, suggest
+from options.schema import Group, OptionError, Size, build, convert, fields_of, show, spec_of
 from options.yaml_config import dump_yaml, read_yaml
 
-# Flags of the published codes that have nothing to set here. They are accepted, with the reason printed once.
-MEANINGLESS = {
-    "easy_label": "runs are listed by --name",
-    "display_winsize": "pictures are shown at their own size",
-    "random_scale_max": "no preprocess mode uses it",
-    "stylegan2_G_num_downsampling": "there is no StyleGAN2 generator here",
-    "evaluation_freq": "scores come from the logs of the run, not from inside the training loop",
-    "pool_size": "CUT's loop has no image pool",
-    "load_model": "the networks to load follow from the run",
-}
+OPTIONS_FILE = "options.yaml"
+# What weights and saved windows belong to, beside the options of networks and model.
+FIXED = ("model", "direction", "window_A", "window_B")
+# Flags that are no options of a run.
+TOOLS = {"help", "dry_run", "config"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,7 @@ class RunOptions:
 
     @property
     def folder(self) -> Path:
+        """The run's folder, which holds its checkpoints, logs and pages."""
         return Path(self.experiment.checkpoints_dir) / self.experiment.name
 
     def groups(self) -> list[Group]:
@@ -61,28 +57,28 @@ def extra(options: RunOptions, kind: type[X]) -> X:
     return next(group for group in options.extra if isinstance(group, kind))
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations, whose errors are one line that suggests the nearest flag."""
-
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(message)
-
-
 def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     """The options of train.py. `--help` and `--dry_run` print and exit.
+
+    `--continue_train` without `--config` starts from the options the run was started with.
 
     Raises:
         OptionError: an unknown flag, a bad value, or a contradiction.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     first = _first_look(argv)
-    config = read_yaml(Path(first["config"])) if first.get("config") else {}
-    model = first.get("model") or config.get("model") or _model_of_flags(argv)
-    dataset = first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE
+    file = _config_file(first)
+    config = read_yaml(file) if file else {}
+    model = str(
+        first.get("model")
+        or config.get("model")
+        or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config))
+    )
+    dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
     kinds = _kinds(model, dataset)
-    given = _parse(kinds, argv, prog="train.py", examples=_TRAIN_EXAMPLES)
-    options = assemble(kinds, {"model": model, "dataset_mode": dataset}, config, given)
-    if first.get("dry_run"):
+    given = parse_flags(kinds, argv, "train.py", _TRAIN_EXAMPLES, _owners)
+    options = _with_suffix(assemble(kinds, {"model": model, "dataset_mode": dataset}, config, given))
+    if "dry_run" in first:
         print(dump_yaml(options.groups()), end="")
         raise SystemExit(0)
     if not options.data.dataroot:
@@ -100,33 +96,31 @@ def inference_options(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     first = _first_look(argv)
-    base = g.Experiment()
-    if "help" in first and "name" not in first:
-        _parse(_kinds(g.Experiment().model, g.Data().dataset_mode) + extras, argv, prog, _TEST_EXAMPLES)
-    folder = Path(first.get("checkpoints_dir", base.checkpoints_dir)) / first.get("name", base.name)
-    if not (folder / OPTIONS_FILE).is_file():
+    folder, base = _run_folder(first), g.Experiment()
+    is_run = (folder / OPTIONS_FILE).is_file()
+    if "help" in first and not is_run:
+        parse_flags(_kinds(base.model, g.Data().dataset_mode) + extras, argv, prog, _TEST_EXAMPLES, _owners)
+    if not is_run:
         raise OptionError(
-            f"--name {first.get('name', base.name)}: {folder / OPTIONS_FILE} does not exist; "
-            "give --name and --checkpoints_dir of a run that train.py has started"
+            f"--name {folder.name}: {folder / OPTIONS_FILE} does not exist; give --name and --checkpoints_dir "
+            f"of a run that train.py has started{_runs_in(folder.parent)}"
         )
     saved = read_yaml(folder / OPTIONS_FILE)
-    kinds = _kinds(saved["model"], saved["dataset_mode"])
-    given = _parse(kinds + extras, argv, prog, _TEST_EXAMPLES)
-    fixed = {
-        "model": g.Experiment,
-        **{name: kind for kind in (kinds[2], kinds[-2]) for name in fields_of(kind)},
-    }
+    kinds = _kinds(str(saved.get("model", base.model)), str(saved.get("dataset_mode", g.Data().dataset_mode)))
+    given = parse_flags(kinds + extras, argv, prog, _TEST_EXAMPLES, _owners)
+    if given.get("suffix"):
+        raise OptionError(f"--suffix {given['suffix']}: give the run's whole name, suffix included, by --name")
     before, after = assemble(kinds, {}, saved, {}), assemble(kinds, {}, saved, given, extras)
-    for name in fixed:
+    for name in (*FIXED, *fields_of(type(before.networks)), *fields_of(type(before.model))):
         old, new = _value(before, name), _value(after, name)
-        if name in given and old != new:
+        if old != new:
             raise OptionError(
                 f"--{name} {show(new)}: the run {folder} was trained with {show(old)}; leave the flag out"
             )
+    if "dry_run" in first:
+        print(dump_yaml([*after.groups(), *after.extra]), end="")
+        raise SystemExit(0)
     return after
-
-
-OPTIONS_FILE = "options.yaml"
 
 
 def assemble(
@@ -144,7 +138,7 @@ def assemble(
     known = [name for kind in kinds + extras for name in fields_of(kind)]
     for key in config:
         if key not in known:
-            raise OptionError(f"{key}: no option of this run{_suggest(key, known)} (in the YAML file)")
+            raise OptionError(f"{key}: no option of this run{suggest(key, known)} (in the YAML file)")
     explicit = {**config, **chosen, **given}
     values: dict[str, Any] = {}
     for kind in kinds:
@@ -174,93 +168,83 @@ def _first_look(argv: list[str]) -> dict[str, Any]:
     parser = Parser(add_help=False, allow_abbrev=False)
     for flag in ("model", "dataset_mode", "config", "name", "checkpoints_dir"):
         parser.add_argument(f"--{flag}", default=argparse.SUPPRESS)
-    for flag in ("dry_run", "help"):
-        parser.add_argument(f"--{flag}", action="store_true", default=argparse.SUPPRESS)
+    parser.add_argument("--continue_train", nargs="?", const="True", default=argparse.SUPPRESS)
+    parser.add_argument("--dry_run", action="store_true", default=argparse.SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS)
     return vars(parser.parse_known_args(argv)[0])
 
 
-def _model_of_flags(argv: list[str]) -> str:
-    """`cut`, or the one model that owns a given flag that cut does not know."""
-    flags = {arg[2:].split("=")[0] for arg in argv if arg.startswith("--")}
+def _run_folder(first: Mapping[str, str]) -> Path:
+    base = g.Experiment()
+    return Path(first.get("checkpoints_dir", base.checkpoints_dir)) / first.get("name", base.name)
+
+
+def _runs_in(folder: Path) -> str:
+    """`; there are: a, b` for the newest runs of a folder, or nothing."""
+    files = sorted(folder.glob(f"*/{OPTIONS_FILE}"), key=lambda file: -file.stat().st_mtime)
+    names = [file.parent.name for file in files]
+    return f"; there are: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+
+
+def _config_file(first: Mapping[str, str]) -> Path | None:
+    """The YAML file of the command; a run that is continued brings its own."""
+    if "config" in first:
+        return Path(first["config"])
+    _, item = fields_of(g.Experiment)["continue_train"]
+    own = _run_folder(first) / OPTIONS_FILE
+    again = convert("continue_train", bool, spec_of(item), first.get("continue_train", "False"))
+    return own if again and own.is_file() else None
+
+
+def _with_suffix(options: RunOptions) -> RunOptions:
+    """The options with `--suffix` filled in and made a part of the name, so that the run has one name."""
+    suffix = options.experiment.suffix
+    if not suffix:
+        return options
+    words = {
+        name: _word(kind, getattr(group, name))
+        for group in options.groups()
+        for name, (kind, _) in fields_of(type(group)).items()
+    }
+    try:
+        filled = suffix.format_map(words)
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+        reason = f"{error} is no option" if isinstance(error, KeyError) else str(error)
+        raise OptionError(f"--suffix {suffix}: {reason}; write options as {{netG}} or {{lr}}") from error
+    name = f"{options.experiment.name}_{filled.replace('/', '_')}"
+    return replace(options, experiment=replace(options.experiment, name=name, suffix=""))
+
+
+def _word(kind: Any, value: Any) -> Any:
+    """A value inside a name; a square size is one number, as in CUT."""
+    if kind == Size and value[0] == value[1]:
+        return value[0]
+    return show(value) if isinstance(value, tuple) else value
+
+
+def _owners(name: str) -> list[str]:
+    """The models that have an option of that name."""
+    return [model for model in MODELS.names() if name in fields_of(MODELS.get(model).Options)]
+
+
+def _model_of(names: set[str]) -> str:
+    """`cut`, or the one model that owns one of these options where cut has no such option."""
     default = g.Experiment().model
     common = {name for kind in (*g.COMMON, MODELS.get(default).Options) for name in fields_of(kind)}
-    unknown = flags - common
-    owners = [
-        name
-        for name in MODELS.names()
-        if name != default and unknown & set(fields_of(MODELS.get(name).Options))
-    ]
-    if len(owners) != 1:
+    unknown = sorted(names - common - TOOLS)
+    owned = {name: owners for name in unknown if (owners := _owners(name))}
+    models = {model for owners in owned.values() for model in owners}
+    if len(models) != 1:
         return default
-    print(
-        f"--model {owners[0]}: chosen because of --{sorted(unknown & set(fields_of(MODELS.get(owners[0]).Options)))[0]}"
-    )
-    return owners[0]
-
-
-def _parse(kinds: Sequence[type[Group]], argv: list[str], prog: str, examples: str) -> dict[str, Any]:
-    """The given flags by option name, as texts; a flag that is not given is absent."""
-    parser = Parser(
-        prog=prog,
-        allow_abbrev=False,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=f"python {prog} --dataroot DIR --name RUN [flags]",
-    )
-    tools = parser.add_argument_group("configuration")
-    tools.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a YAML file")
-    tools.add_argument(
-        "--dry_run", action="store_true", default=argparse.SUPPRESS, help="print the options as YAML and stop"
-    )
-    for kind in kinds:
-        _add_group(parser, kind)
-    for flag in MEANINGLESS:
-        parser.add_argument(f"--{flag}", nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    namespace, rest = parser.parse_known_args(argv)
-    known = [name for kind in kinds for name in fields_of(kind)]
-    if rest:
-        flag = rest[0].split("=")[0].lstrip("-")
-        if not rest[0].startswith("--"):
-            raise OptionError(f"{rest[0]}: belongs to no flag; flags begin with --")
-        raise OptionError(f"--{flag}: no such flag{_suggest(flag, known)}; --help lists them all")
-    given = vars(namespace)
-    for flag in sorted(set(given) & set(MEANINGLESS)):
-        print(f"--{flag} does nothing here: {MEANINGLESS[flag]}")
-    return {name: value for name, value in given.items() if name in known}
-
-
-def _add_group(parser: argparse.ArgumentParser, kind: type[Group]) -> None:
-    title = (kind.__doc__ or kind.__name__).strip().splitlines()[0]
-    group = parser.add_argument_group(title)
-    for name, (type_, item) in fields_of(kind).items():
-        spec = spec_of(item)
-        notes = [describe_range(spec)] if spec.low is not None or spec.high is not None else []
-        text = f"{spec.help} [{show(item.default)}{'; ' if notes else ''}{''.join(notes)}]".replace("%", "%%")
-        many = "tuple" in str(type_)
-        group.add_argument(
-            *[f"--{spelling}" for spelling in (name, *spec.aliases)],
-            dest=name,
-            nargs="?" if type_ is bool else "+" if many else None,
-            const="True" if type_ is bool else None,
-            default=argparse.SUPPRESS,
-            metavar="{" + ",".join(spec.choices) + "}" if spec.choices else _metavar(type_),
-            help=text,
-        )
-
-
-def _metavar(kind: Any) -> str:
-    words = {"True or False": "BOOL", "a whole number": "N", "a number": "X", "text": "TEXT"}
-    return words.get(type_name(kind), "N,N,...")
-
-
-def _suggest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean --{near[0]}?)" if near else ""
+    (model,) = models
+    # Not to stdout, which belongs to the YAML of --dry_run.
+    print(f"--model {model}: chosen because of --{next(iter(owned))}", file=sys.stderr)
+    return model
 
 
 _TRAIN_EXAMPLES = """examples
   python train.py --model cutcam --dataroot datasets/my_data --name my_run
-  python train.py --model cutcam --dataroot datasets/my_data --name my_run --continue_train
+  python train.py --name my_run --continue_train
   python train.py --dataroot datasets/my_data --name fast --CUT_mode FastCUT --dry_run
   torchrun --nproc_per_node 2 train.py --model cutcam --dataroot datasets/my_data --name two
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,7 @@ G = TypeVar("G", bound=Group)
 
 
 def spec_of(item: dataclasses.Field[Any]) -> Spec:
+    """What `option()` noted about a field."""
     spec = item.metadata.get("spec")
     if not isinstance(spec, Spec):
         raise TypeError(f"the field {item.name} of a group of options must be made by option()")
@@ -88,6 +90,8 @@ def check(name: str, value: Any, spec: Spec) -> None:
     for one in values:
         if isinstance(one, bool) or not isinstance(one, int | float):
             continue
+        if math.isnan(one):
+            raise OptionError(f"--{name} nan: is no number")
         if (spec.low is not None and one < spec.low) or (spec.high is not None and one > spec.high):
             raise OptionError(f"--{name} {show(value)}: must be {describe_range(spec)}")
     if spec.choices and value is not None and value not in spec.choices:
@@ -95,6 +99,7 @@ def check(name: str, value: Any, spec: Spec) -> None:
 
 
 def describe_range(spec: Spec) -> str:
+    """`at least 1`, `between 0 and 1`, or nothing for an option without bounds."""
     if spec.low is not None and spec.high is not None:
         return f"between {spec.low:g} and {spec.high:g}"
     if spec.low is not None:
@@ -118,6 +123,8 @@ def convert(name: str, kind: Any, spec: Spec, value: Any) -> Any:
         if value is None or str(value).lower() in ("none", "null"):
             return None
         kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
+    if value is None:  # a YAML key without a value
+        raise OptionError(f"--{name}: has no value; expected {type_name(kind)}")
     text = show(value).strip()
     try:
         if kind == Size:
@@ -144,6 +151,9 @@ def _scalar(kind: Any, text: str, spec: Spec) -> Any:
     return kind(text)
 
 
+_PLURALS: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "words"}
+
+
 def type_name(kind: Any) -> str:
     """The type of a flag in words, for messages and help."""
     if isinstance(kind, types.UnionType):
@@ -151,7 +161,7 @@ def type_name(kind: Any) -> str:
     if kind == Size:
         return "one size in pixels, or height and width"
     if typing.get_origin(kind) is tuple:
-        return f"a comma list of {typing.get_args(kind)[0].__name__}"
+        return f"a comma list of {_PLURALS[typing.get_args(kind)[0]]}"
     return {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
 
 

@@ -20,11 +20,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
-        raise OptionError(f"--config {path}: cannot be read: {error.strerror}") from error
+        raise OptionError(f"{path}: cannot be read as a YAML file of options: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"--config {path}: is no valid YAML: {' '.join(str(error).split())}") from error
+        raise OptionError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or any(isinstance(value, dict) for value in content.values()):
-        raise OptionError(f"--config {path}: must hold lines of the form `option: value`, without sections")
+        raise OptionError(f"{path}: must hold lines of the form `option: value`, without sections")
     return {str(key): value for key, value in content.items()}
 
 

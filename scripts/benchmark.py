@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.HELP))
     wanted = parser.parse_args(argv)
-    return COMMANDS[wanted.command].run(wanted)
+    status: int = COMMANDS[wanted.command].run(wanted)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to an explained translation: environment, example data, a short CUTCAM training, pictures, one page.
-# Interrupted, it goes on where it was when started again. OUT=folder and STEPS=number change where and how long.
+# Interrupted, it goes on where it was when started again. OUT=folder, DATA=folder, STEPS=number and FLAGS="--flag value"
+# change where it writes, what it reads, how long it trains, and any option of the training.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results/quickstart}
@@ -19,7 +20,7 @@ continue=()
 "$python" train.py --model cutcam "${run[@]}" ${continue[@]+"${continue[@]}"} \
   --input_nc 1 --output_nc 1 --num_classes 7 --ngf 32 --ndf 32 --load_size 104 --crop_size 96 \
   --lambda_IDT 1 --cam_weight_adv --max_iters "$steps" --n_epochs 400 --n_epochs_decay 0 \
-  --print_freq 50 --update_html_freq 200 --save_latest_freq 300 --panel_freq 1 --display_id 0 --num_threads 2
+  --print_freq 50 --update_html_freq 200 --save_latest_freq 300 --panel_freq 1 --display_id 0 --num_threads 2 ${FLAGS:-}
 
 echo "== 3/5 translating the test split"
 "$python" test.py "${run[@]}" --results_dir "$out" --num_test 35

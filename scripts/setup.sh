@@ -18,10 +18,11 @@ PY
 files=(-r requirements.txt)
 # visdom 0.2.4, the last one for Python below 3.12, is not in requirements.txt: a plain install could not build it.
 .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))' && files+=("visdom>=0.2.4")
-[ "${1:-}" = "--dev" ] && files+=(-r requirements-dev.txt)
+stamp=.venv/installed
+if [ "${1:-}" = "--dev" ]; then files+=(-r requirements-dev.txt); stamp=.venv/installed-dev; fi
 
-wanted=$(cat requirements*.txt constraints.txt; echo "${files[@]}")
-if [ "$(cat .venv/installed-for 2>/dev/null || true)" != "$wanted" ]; then
+wanted=$(cat requirements*.txt constraints.txt scripts/setup.sh)
+if ! grep -qxF -- "$(sha256sum <<< "$wanted")" "$stamp" .venv/installed-dev 2>/dev/null; then
   # Older pips hand PIP_CONSTRAINT on to package builds, newer ones PIP_BUILD_CONSTRAINT.
   PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
     .venv/bin/python -m pip install --quiet --retries 10 "${files[@]}"
@@ -36,7 +37,7 @@ if [ "$(cat .venv/installed-for 2>/dev/null || true)" != "$wanted" ]; then
     fi
   fi
   rm -f /tmp/cutcam-cv2.$$
-  printf '%s' "$wanted" > .venv/installed-for
+  sha256sum <<< "$wanted" > "$stamp"
 fi
 .venv/bin/python - <<'PY'
 import cv2, numpy, sys, torch, torchvision

@@ -268,9 +268,7 @@ def test_match_clusters_is_the_best_of_all_renamings() -> None:
     random = torch.Generator().manual_seed(0)
     new = torch.randint(0, 4, (60,), generator=random)
     previous = torch.randint(0, 4, (60,), generator=random)
-    best = max(
-        int((torch.tensor(names)[new] == previous).sum()) for names in itertools.permutations(range(4))
-    )
+    best = max(int((torch.tensor(names)[new] == previous).sum()) for names in itertools.permutations(range(4)))
     matched = cl.match_clusters(new, previous, 4)
     assert int((matched == previous).sum()) == best
 

@@ -19,9 +19,7 @@ def test_replaces_and_makes_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["fdopen", "fsync", "replace"])
-def test_a_failure_leaves_the_old_file_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_a_failure_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     target = tmp_path / "file.txt"
     write_atomic(target, b"old")
 

@@ -44,10 +44,8 @@ def load_state(path: Path) -> dict[str, Any]:
     magic, digest, payload = content[:8], content[8:40], content[40:]
     if magic[:6] != MAGIC[:6]:
         raise CheckpointError(f"{path}: is no training state of this project")
-    if magic != MAGIC:
-        raise CheckpointError(
-            f"{path}: has format {magic[6:].decode(errors='replace')}, this program reads 01"
-        )
+    if magic != MAGIC and len(magic) == len(MAGIC):
+        raise CheckpointError(f"{path}: has format {magic[6:].decode(errors='replace')}, this program reads 01")
     if hashlib.sha256(payload).digest() != digest:
         raise CheckpointError(f"{path}: is damaged or truncated (its checksum does not fit); restore a copy")
     state = _unpickle(path, payload)
@@ -58,9 +56,8 @@ def _unpickle(path: Path, payload: bytes) -> Any:
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be loaded as plain weights ({str(error).splitlines()[0][:200]})"
-        ) from error
+        reason = next(iter(str(error).splitlines()), "it ends too early")
+        raise CheckpointError(f"{path}: cannot be loaded as plain weights ({reason[:200]})") from error
 
 
 def export_weights(path: Path, net: nn.Module) -> None:

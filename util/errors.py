@@ -11,11 +11,21 @@ class UserError(Exception):
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """Run an entry script's main; a UserError becomes one line on stderr and exit status 2."""
+    """Run an entry script's main; a UserError, or a file that cannot be used, becomes one line and status 2."""
     try:
         return main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_without_worker(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _without_worker(message: str) -> str:
+    """The message alone where a loading process has wrapped it in its own traceback."""
+    if not message.startswith("Caught "):
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]

@@ -43,9 +43,7 @@ class Registry(Generic[T]):
         def add(cls: type[T]) -> type[T]:
             expected = f"{self.package}.{name}{self.suffix}"
             if cls.__module__ != expected:
-                raise ValueError(
-                    f"{self.kind} '{name}' must be defined in {expected}, not in {cls.__module__}"
-                )
+                raise ValueError(f"{self.kind} '{name}' must be defined in {expected}, not in {cls.__module__}")
             self._known[name] = cls
             return cls
 

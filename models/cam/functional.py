@@ -169,9 +169,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     if a.shape != b.shape:
-        raise ValueError(
-            f"maps of shape {tuple(a.shape)} and {tuple(b.shape)} cannot be correlated: resize one"
-        )
+        raise ValueError(f"maps of shape {tuple(a.shape)} and {tuple(b.shape)} cannot be correlated: resize one")
     return (_unit_deviation(a) * _unit_deviation(b)).sum(dim=1)
 
 
@@ -231,9 +229,7 @@ def energy_share(cam: Tensor, mask: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     if cam.shape != mask.shape:
-        raise ValueError(
-            f"a mask of shape {tuple(mask.shape)} does not fit maps of {tuple(cam.shape)}: resize the map"
-        )
+        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not fit maps of {tuple(cam.shape)}: resize the map")
     mass = _mass(cam)
     return (mass * mask.flatten(1).to(mass.dtype)).sum(dim=1)
 

@@ -20,9 +20,7 @@ def _distance(target: Tensor, cam: Tensor, mode: str, eps: float, tau: float) ->
     return difference.abs().mean(dim=(1, 2))
 
 
-def cam_invariance(
-    cam_x: Tensor, cam_fake: Tensor, mode: str = "minmax", eps: float = EPS, tau: float = 1.0
-) -> Tensor:
+def cam_invariance(cam_x: Tensor, cam_fake: Tensor, mode: str = "minmax", eps: float = EPS, tau: float = 1.0) -> Tensor:
     """How far the class map moved from an input to its translation.
 
     The distance belongs to the normalisation: minmax and mean, the mean absolute difference over positions;
@@ -49,17 +47,13 @@ def cam_invariance(
     """
     cam_norm(mode)
     if cam_x.shape != cam_fake.shape:
-        raise ValueError(
-            f"class maps {tuple(cam_x.shape)} and {tuple(cam_fake.shape)} differ: resize one to the other"
-        )
+        raise ValueError(f"class maps {tuple(cam_x.shape)} and {tuple(cam_fake.shape)} differ: resize one to the other")
     cam_x, cam_fake = full_precision(cam_x.detach()), full_precision(cam_fake)
     distance = _distance(cam_x, cam_fake, mode, eps, tau)
     return torch.where(dead(cam_x, eps), torch.zeros_like(distance), distance)
 
 
-def adversarial_weights(
-    cam: Tensor, size: tuple[int, int], strength: float = 1.0, eps: float = EPS
-) -> Tensor:
+def adversarial_weights(cam: Tensor, size: tuple[int, int], strength: float = 1.0, eps: float = EPS) -> Tensor:
     """Where the critic should look: (1 - strength) + strength * map / mean(map), with a mean of 1 per image.
 
     Args:

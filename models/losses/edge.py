@@ -43,9 +43,7 @@ def sobel(plane: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: a side shorter than 2 pixels, which cannot be reflected.
     """
     if min(plane.shape[1:]) < 2:
-        raise ValueError(
-            f"an image of {tuple(plane.shape[1:])} pixels has no edges: both sides must be at least 2"
-        )
+        raise ValueError(f"an image of {tuple(plane.shape[1:])} pixels has no edges: both sides must be at least 2")
     padded = _reflect(plane)
     across = padded[:, :, 2:] - padded[:, :, :-2]
     down = padded[:, 2:] - padded[:, :-2]

@@ -31,14 +31,10 @@ def patch_nce(
         ValueError: shapes that differ, or rows that are not a multiple of images.
     """
     if query.shape != key.shape or query.dim() != 2:
-        raise ValueError(
-            f"queries {tuple(query.shape)} and keys {tuple(key.shape)} must both be (rows, channels)"
-        )
+        raise ValueError(f"queries {tuple(query.shape)} and keys {tuple(key.shape)} must both be (rows, channels)")
     rows, channels = query.shape
     if images < 1 or rows % images:
-        raise ValueError(
-            f"{rows} patches cannot be split over {images} images: sample equally many from each"
-        )
+        raise ValueError(f"{rows} patches cannot be split over {images} images: sample equally many from each")
     groups = 1 if all_negatives else images
     patches = rows // groups
     with torch.autocast(query.device.type, enabled=False):

@@ -99,9 +99,7 @@ class PatchSampleF(nn.Module):
         wanted = len(self.channels)
         if len(features) != wanted or (ids is not None and len(ids) != wanted):
             given = len(features) if ids is None else (len(features), len(ids))
-            raise ValueError(
-                f"PatchSampleF was built for {wanted} feature maps and as many ids, but got {given}"
-            )
+            raise ValueError(f"PatchSampleF was built for {wanted} feature maps and as many ids, but got {given}")
         embeddings = list(self.children()) or [nn.Identity()] * wanted
         rows = []
         for index, (feature, embed) in enumerate(zip(features, embeddings, strict=True)):

@@ -42,13 +42,16 @@ def cost_of(call: Callable[[], object], nets: Iterable[nn.Module], generator: nn
     """Count what a call does.
 
     Args:
-        call: forward and backward passes.
+        call: forward and backward passes, the same whenever it is called; called twice.
         nets: their parameters and buffers are no saved bytes: they exist anyway.
         generator: whose passes are counted.
     """
     own = [tensor for net in nets for tensor in (*net.parameters(), *net.buffers())]
     saved, passes = SavedTensors(own), GeneratorPasses(generator)
-    with FlopCounterMode(display=False) as counter, saved, passes:
+    # One after the other: the counter's own hooks on modules keep graphs alive that nothing else holds.
+    with saved, passes:
+        call()
+    with FlopCounterMode(display=False) as counter:
         call()
     by_operator: dict[Any, int] = counter.get_flop_counts().get("Global", {})
     backward = sum(n for operator, n in by_operator.items() if "convolution_backward" in str(operator))
@@ -134,7 +137,8 @@ class _Held:
     """What a node holds instead of the tensor; it tells when the node lets go."""
 
     def __init__(self, owner: SavedTensors, tensor: Tensor) -> None:
-        self._owner, self.tensor = owner, tensor
+        # Without its history: a node that held its own output with it would never be let go.
+        self._owner, self.tensor = owner, tensor.detach()
         owner.take(tensor)
 
     def __del__(self) -> None:

@@ -128,6 +128,6 @@ class PublishedCutCam(PublishedCut):
         with torch.no_grad():
             feature = self.generator.encode(image, self.layer)[0]
         feature.requires_grad_(True)
-        score = self.head(feature).amax(1).sum()
+        score = self.head.logits_from_hidden(self.head.hidden_map(feature)).amax(1).sum()
         (gradient,) = torch.autograd.grad(score, feature)
         return (gradient.mean(dim=(2, 3), keepdim=True) * feature.detach()).sum(1)

@@ -119,9 +119,7 @@ class Head(nn.Module):
 
 
 def closed_form(head: Head, feature: Tensor, classes: Tensor) -> Tensor:
-    return cf.gradcam_at_feature(
-        feature, head.hidden(feature), head.project.weight, head.classify.weight, classes
-    )
+    return cf.gradcam_at_feature(feature, head.hidden(feature), head.project.weight, head.classify.weight, classes)
 
 
 def test_closed_form_is_autograd_gradcam() -> None:

@@ -54,9 +54,7 @@ def tiff(
     shape = array.shape if not planes else (*array.shape[1:], array.shape[0])
     samples = shape[2] if len(shape) == 3 else 1
     kind = {"u": 1, "i": 2, "f": 3}[array.dtype.kind]
-    strips = [
-        part.astype(array.dtype.newbyteorder(order)).tobytes() for part in (array if planes else [array])
-    ]
+    strips = [part.astype(array.dtype.newbyteorder(order)).tobytes() for part in (array if planes else [array])]
     if deflate:
         strips = [zlib.compress(strip) for strip in strips]
     start = 16 if big else 8
@@ -84,17 +82,11 @@ def tiff(
             if len(raw) > room:
                 place, blob = end + len(blob), blob + raw
                 raw = struct.pack(order + ("Q" if big else "I"), place)
-            entries += struct.pack(order + ("HHQ" if big else "HHI"), tag, 4, len(values)) + raw.ljust(
-                room, b"\0"
-            )
+            entries += struct.pack(order + ("HHQ" if big else "HHI"), tag, 4, len(values)) + raw.ljust(room, b"\0")
     count = sum(1 for values in tags.values() if values)
     page = struct.pack(order + ("Q" if big else "H"), count) + entries + bytes(room)
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
-    where = (
-        struct.pack(order + "HHQ", 8, 0, end + len(blob))
-        if big
-        else struct.pack(order + "I", end + len(blob))
-    )
+    where = struct.pack(order + "HHQ", 8, 0, end + len(blob)) if big else struct.pack(order + "I", end + len(blob))
     return head + where + b"".join(strips) + blob + page
 
 
@@ -149,9 +141,7 @@ EXACT: dict[str, tuple[bytes, Array]] = {
     "tiff rgba 16": (tiff(RGBA16, extra=(2,)), RGB16),
     "tiff gray alpha 8": (tiff(RGB8[..., :2], extra=(2,)), RGB8[..., 0]),
     "tiff two pages": (
-        pillow(
-            Image.fromarray(GRAY16), "tiff", save_all=True, append_images=[Image.fromarray(GRAY16.T.copy())]
-        ),
+        pillow(Image.fromarray(GRAY16), "tiff", save_all=True, append_images=[Image.fromarray(GRAY16.T.copy())]),
         GRAY16,
     ),
     "tiff lzw": (pillow(Image.fromarray(RGB8), "tiff", compression="tiff_lzw"), RGB8),
@@ -190,9 +180,7 @@ def test_exact(case: str, tmp_path: Path) -> None:
     ],
     ids=["u8", "rgb8", "u16", "rgb16", "i8", "i16", "rgb i16", "i32", "u32", "f32", "rgb f32", "f64"],
 )
-def test_tiff(
-    array: Array, dtype: str, order: Literal["<", ">"], deflate: bool, big: bool, tmp_path: Path
-) -> None:
+def test_tiff(array: Array, dtype: str, order: Literal["<", ">"], deflate: bool, big: bool, tmp_path: Path) -> None:
     got = read_bytes(tmp_path, tiff(array, order, deflate, big=big), "x.tif")
     assert same(got, array.astype(dtype))
     assert decoders.describe(tmp_path / "x.tif") == (H, W, dtype)

@@ -59,9 +59,7 @@ def test_decode_values_and_clipping(tmp_path: Path) -> None:
 
 def test_decode_channels(tmp_path: Path) -> None:
     gray, colour = save(tmp_path / "g.png", GRAY8), save(tmp_path / "c.png", RGB8)
-    torch.testing.assert_close(
-        decode(colour, 3, BYTES), torch.from_numpy(RGB8 / 255).permute(2, 0, 1).float()
-    )
+    torch.testing.assert_close(decode(colour, 3, BYTES), torch.from_numpy(RGB8 / 255).permute(2, 0, 1).float())
     three = decode(gray, 3, BYTES)
     assert three.shape == (3, 16, 20)
     assert all(torch.equal(three[i], decode(gray, 1, BYTES)[0]) for i in range(3))

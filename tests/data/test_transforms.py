@@ -27,9 +27,7 @@ def corner(crop: Tensor) -> tuple[int, int]:
     return top, left
 
 
-def make(
-    words: str, load: int | tuple[int, int] = 40, crop: int | tuple[int, int] = 32, **other: object
-) -> Preprocess:
+def make(words: str, load: int | tuple[int, int] = 40, crop: int | tuple[int, int] = 32, **other: object) -> Preprocess:
     def pair(size: int | tuple[int, int]) -> tuple[int, int]:
         return (size, size) if isinstance(size, int) else size
 
@@ -74,9 +72,7 @@ def test_resize_colour_and_edges_stay_in_range() -> None:
         ((50, 25), (99, 60), 32, (120, 60)),  # load_size's width counts, its height does not
     ],
 )
-def test_scale_width(
-    size: tuple[int, int], load: int | tuple[int, int], crop: int, want: tuple[int, int]
-) -> None:
+def test_scale_width(size: tuple[int, int], load: int | tuple[int, int], crop: int, want: tuple[int, int]) -> None:
     assert make("scale_width", load, crop)(picture(*size), rng()).shape[-2:] == want
 
 
@@ -93,9 +89,7 @@ def test_scale_shortside(size: tuple[int, int], load: int | tuple[int, int], wan
     assert make("scale_shortside", load)(picture(*size), rng()).shape[-2:] == want
 
 
-@pytest.mark.parametrize(
-    ("side", "want"), [(64, 64), (65, 64), (67, 68), (1, 4), (5, 4), (7, 8), (66, 64), (70, 72)]
-)
+@pytest.mark.parametrize(("side", "want"), [(64, 64), (65, 64), (67, 68), (1, 4), (5, 4), (7, 8), (66, 64), (70, 72)])
 def test_nearest_multiple(side: int, want: int) -> None:
     """Ties go to the even multiple (66/4 = 16.5 -> 16, 70/4 = 17.5 -> 18), as Python's round and CUT do."""
     assert make("none")(picture(side, 64), rng()).shape == (1, want, 64)
@@ -140,9 +134,7 @@ def test_resize_and_crop() -> None:
     assert any(torch.equal(got, resized[:, y : y + 32, x : x + 32]) for y in range(9) for x in range(9))
 
 
-@pytest.mark.parametrize(
-    "words", ["crop", "patch", "scale_width_and_crop", "zoom_and_patch", "zoom_and_crop"]
-)
+@pytest.mark.parametrize("words", ["crop", "patch", "scale_width_and_crop", "zoom_and_patch", "zoom_and_crop"])
 @pytest.mark.parametrize("size", [(10, 9), (31, 200), (32, 32), (300, 20), (7, 64)])
 def test_small_images_still_fill_a_batch(words: str, size: tuple[int, int]) -> None:
     assert make(words)(picture(*size), rng(), patch_index=3).shape == (1, 32, 32)
@@ -164,9 +156,7 @@ def test_patches_tile_the_image() -> None:
         top, left = corners[0]
         assert 0 <= top <= 4
         assert 0 <= left <= 6
-        assert corners[:6] == [
-            (top + 32 * row, left + 32 * column) for column in range(2) for row in range(3)
-        ]
+        assert corners[:6] == [(top + 32 * row, left + 32 * column) for column in range(2) for row in range(3)]
         assert corners[6] == corners[0]
     assert len({corner(patch(source, rng(i), 0)) for i in range(40)}) > 15
 
@@ -237,9 +227,7 @@ def test_unknown_word(text: str) -> None:
     assert all(word in str(caught.value) for word in WORDS)
 
 
-@pytest.mark.parametrize(
-    "text", ["resize_and_scale_width", "none_and_crop", "scale_width_and_scale_shortside"]
-)
+@pytest.mark.parametrize("text", ["resize_and_scale_width", "none_and_crop", "scale_width_and_scale_shortside"])
 def test_contradictory_words(text: str) -> None:
     with pytest.raises(ValueError, match="--preprocess"):
         make(text)
@@ -249,9 +237,7 @@ def test_contradictory_words(text: str) -> None:
     "words", ["resize_and_crop", "scale_shortside_and_crop", "resize_and_patch", "scale_width_and_patch"]
 )
 def test_crop_larger_than_load(words: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"--crop_size 64 is larger than --load_size 40 48.*raise --load_size"
-    ):
+    with pytest.raises(ValueError, match=r"--crop_size 64 is larger than --load_size 40 48.*raise --load_size"):
         make(words, load=(40, 48), crop=64)
 
 
@@ -276,9 +262,7 @@ def test_for_inference() -> None:
     assert torch.equal(test(image, rng(0)), test(image, rng(1)))
     assert test(image, rng()).shape == (1, 32, 36)
     for words in ("zoom_and_crop", "patch", "trim", "none"):
-        assert torch.equal(
-            make(words, flip=True).for_inference()(image[:, :48, :64], rng()), image[:, :48, :64]
-        )
+        assert torch.equal(make(words, flip=True).for_inference()(image[:, :48, :64], rng()), image[:, :48, :64])
     assert make("scale_width_and_crop").for_inference()(image, rng()).shape == (1, 32, 32)
 
 

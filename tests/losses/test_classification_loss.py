@@ -101,9 +101,7 @@ def test_agreement_makes_the_pseudo_term_vanish_and_offsets_do_not_matter() -> N
 def test_gradcheck(temperature: float) -> None:
     x, fake = logits(3, 4), logits(3, 4, seed=1).requires_grad_()
     labels, soft = torch.tensor([0, 2, -1]), torch.tensor([True, False, False])
-    assert torch.autograd.gradcheck(
-        lambda f: class_consistency(x, f, labels, soft, temperature=temperature), fake
-    )
+    assert torch.autograd.gradcheck(lambda f: class_consistency(x, f, labels, soft, temperature=temperature), fake)
     hard = torch.zeros(3, dtype=torch.bool)  # the soft term is detached on purpose, so hard ones only
     assert torch.autograd.gradcheck(
         lambda v: class_consistency(v, fake.detach(), labels, hard), logits(3, 4, seed=2).requires_grad_()

@@ -176,9 +176,7 @@ def test_penalty_is_that_of_the_mean_over_the_critics_map() -> None:
         return one(image).expand(-1, 1, 30, 30)
 
     real, fake, alpha = torch.randn(2, 1, 2, 2), torch.randn(2, 1, 2, 2), torch.rand(2)
-    torch.testing.assert_close(
-        gradient_penalty(tiled, real, fake, alpha), gradient_penalty(one, real, fake, alpha)
-    )
+    torch.testing.assert_close(gradient_penalty(tiled, real, fake, alpha), gradient_penalty(one, real, fake, alpha))
 
 
 def test_penalty_gives_gradient_to_the_critic_only_and_in_float32() -> None:
@@ -220,6 +218,4 @@ def test_penalty_gradcheck() -> None:
 
 def test_penalty_needs_equal_shapes() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        gradient_penalty(
-            lambda image: image, torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4), torch.zeros(1)
-        )
+        gradient_penalty(lambda image: image, torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4), torch.zeros(1))

@@ -114,9 +114,7 @@ def test_frozen_gives_gradients_to_the_feature_only() -> None:
     feature.requires_grad_()
     classes = torch.tensor([0, 1, 2])
     h = head.hidden_map(feature, frozen=True)
-    (
-        head.class_map(h, classes, frozen=True).square().sum() + head(feature, frozen=True).square().sum()
-    ).backward()
+    (head.class_map(h, classes, frozen=True).square().sum() + head(feature, frozen=True).square().sum()).backward()
     assert feature.grad is not None
     assert feature.grad.any()
     assert all(p.grad is None for p in head.parameters())

@@ -21,9 +21,7 @@ def test_state_dict_is_cuts(published_keys: dict[str, dict[str, tuple[int, ...]]
     assert sum(p.numel() for p in net.parameters()) == 2_764_737
 
 
-def test_golden_map(
-    golden: dict[str, npt.NDArray[np.float32]], golden_weights: Callable[[nn.Module], None]
-) -> None:
+def test_golden_map(golden: dict[str, npt.NDArray[np.float32]], golden_weights: Callable[[nn.Module], None]) -> None:
     net = build_discriminator("basic", ndf=8)
     golden_weights(net)
     with torch.no_grad():
@@ -68,9 +66,7 @@ def test_basic_has_three_levels_whatever_n_layers_says() -> None:
 def test_names_without_antialiasing() -> None:
     net = build_discriminator("basic", ndf=2, norm="batch", antialias=False)
     names = set(shapes(net))
-    assert {n for n in names if n.endswith("weight")} == {
-        f"model.{i}.weight" for i in (0, 2, 3, 5, 6, 8, 9, 11)
-    }
+    assert {n for n in names if n.endswith("weight")} == {f"model.{i}.weight" for i in (0, 2, 3, 5, 6, 8, 9, 11)}
     assert {"model.0.bias", "model.11.bias"} <= names
     assert "model.2.bias" not in names
 

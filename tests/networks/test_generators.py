@@ -248,9 +248,7 @@ def test_unet_against_a_flat_reading() -> None:
     for level in reversed(range(7)):
         at, prefix = up_at[level], prefixes[level]
         below = h if level == 6 else torch.cat([skips[level + 1], h], 1)
-        h = F.conv_transpose2d(
-            F.relu(below), state[f"{prefix}{at}.weight"], state[f"{prefix}{at}.bias"], 2, 1
-        )
+        h = F.conv_transpose2d(F.relu(below), state[f"{prefix}{at}.weight"], state[f"{prefix}{at}.bias"], 2, 1)
         h = F.instance_norm(h) if level else torch.tanh(h)
     with torch.no_grad():
         torch.testing.assert_close(net(x), h, atol=1e-5, rtol=0)

@@ -53,9 +53,7 @@ def test_resampling_keeps_a_constant() -> None:
 def test_filters_are_buffers_not_parameters() -> None:
     for layer, size in ((BlurDownsample(5), 3), (BlurUpsample(5), 4)):
         assert not list(layer.parameters())
-        assert {name: tuple(t.shape) for name, t in layer.state_dict().items()} == {
-            "filt": (5, 1, size, size)
-        }
+        assert {name: tuple(t.shape) for name, t in layer.state_dict().items()} == {"filt": (5, 1, size, size)}
 
 
 def test_instance_norm_by_hand() -> None:

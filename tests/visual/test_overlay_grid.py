@@ -47,9 +47,7 @@ def test_overlay_by_hand() -> None:
 @pytest.mark.parametrize("size", [(32, 48), (33, 17), (8, 8)])
 def test_overlay_resizes_as_pytorch_does(size: tuple[int, int]) -> None:
     small = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
-    resized = torch.nn.functional.interpolate(small[None, None], size, mode="bilinear", align_corners=False)[
-        0, 0
-    ]
+    resized = torch.nn.functional.interpolate(small[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     expected = colormap((resized / resized.max()).numpy(), "gray").astype(int)
     actual = overlay(np.zeros((*size, 3), np.uint8), small.numpy(), strength=1, name="gray").astype(int)
     assert actual.shape == (*size, 3)

@@ -250,9 +250,7 @@ def test_a_server_that_never_answers_costs_milliseconds() -> None:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(50)  # connections succeed, and nothing is ever read
         port = deaf.getsockname()[1]
-        sink = VisdomSink(
-            "run", "http://127.0.0.1", port, timeout_seconds=1.5, close_seconds=0.2, report=said.append
-        )
+        sink = VisdomSink("run", "http://127.0.0.1", port, timeout_seconds=1.5, close_seconds=0.2, report=said.append)
         worst = 0.0
         for step in range(20):
             start = time.monotonic()
@@ -345,9 +343,7 @@ def test_a_real_server(tmp_path: Path) -> None:
         server = subprocess.Popen([sys.executable, "-c", command, *options], stdout=log, stderr=log)
     try:
         if not until(lambda: listening(port) or server.poll() is not None, 60) or server.poll() is not None:
-            pytest.skip(
-                f"visdom's server does not start here: {(tmp_path / 'server.log').read_text()[-300:]}"
-            )
+            pytest.skip(f"visdom's server does not start here: {(tmp_path / 'server.log').read_text()[-300:]}")
         sink = VisdomSink("run", "http://127.0.0.1", port, env="t", close_seconds=30, report=said.append)
         for step in (1, 2, 3):
             sink.scalars(at(step), {"G_GAN": step / 4, "NCE": 1.0})

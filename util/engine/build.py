@@ -58,15 +58,11 @@ def choose_device(gpu_ids: str) -> torch.device:
         )
     if not torch.cuda.is_available() or int(text) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise DeviceError(
-            f"--gpu_ids {gpu_ids}: this machine shows {count} usable GPUs; --gpu_ids -1 uses the CPU"
-        )
+        raise DeviceError(f"--gpu_ids {gpu_ids}: this machine shows {count} usable GPUs; --gpu_ids -1 uses the CPU")
     return torch.device("cuda", int(text))
 
 
-def trainer_from(
-    run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None = None
-) -> Trainer:
+def trainer_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None = None) -> Trainer:
     """The trainer of a run.
 
     Args:
@@ -82,12 +78,13 @@ def trainer_from(
         world_size=ranks.world_size(),
         serial=data.serial_batches,
     )
+    workers = min(data.num_threads, os.cpu_count() or 1)  # more only wait for each other
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=data.num_threads,
+        num_workers=workers,
         collate_fn=dataset.collate,
-        persistent_workers=data.num_threads > 0,
+        persistent_workers=workers > 0,
         pin_memory=model.device.type == "cuda",
     )
     optimizers = optimizers_from(run, model)
@@ -120,13 +117,9 @@ def trainer_from(
 def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
     """One optimiser for each network that has parameters."""
     opt = run.optim
-    make: Any = (
-        partial(SGD, lr=opt.lr)
-        if opt.optimizer == "sgd"
-        else partial(Adam, lr=opt.lr, betas=(opt.beta1, opt.beta2))
-    )
+    make: Any = SGD if opt.optimizer == "sgd" else partial(Adam, betas=(opt.beta1, opt.beta2))
     trained = {name: list(net.parameters()) for name, net in model.nets.items()}
-    return {name: make(parameters) for name, parameters in trained.items() if parameters}
+    return {name: make(parameters, lr=opt.lr) for name, parameters in trained.items() if parameters}
 
 
 def frequencies_from(run: RunOptions) -> Frequencies:
@@ -172,6 +165,4 @@ def _panel_from(run: RunOptions, model: Model[Any], dataset: Dataset) -> PanelWr
     files = [i * len(dataset.source_files) // count for i in range(count)]
     samples = [dataset.whole_source(file) for file in files]
     inputs = [sample.A[None].to(model.device) for sample in samples]
-    return PanelWriter(
-        run.folder / "panels", inputs, [sample.path_A.rsplit("/", 1)[-1] for sample in samples]
-    )
+    return PanelWriter(run.folder / "panels", inputs, [sample.path_A.rsplit("/", 1)[-1] for sample in samples])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
@@ -46,4 +50,24 @@ def end_epoch(scheduler: LRScheduler, loss: float) -> None:
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(loss)
     else:
-        scheduler.step()
+        with warnings.catch_warnings():
+            # A run continued at the very end of an epoch steps the schedule before any optimiser: in order.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            scheduler.step()
+
+
+def load_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
+    """Restore a scheduler, after its optimiser.
+
+    A linear one then goes by the options of this command, not by those it was saved with: a run that ended with a
+    rate of zero can be made longer. The others depend on their past.
+    """
+    if not isinstance(scheduler, LambdaLR):
+        scheduler.load_state_dict(dict(state))
+        return
+    first_rates = list(scheduler.base_lrs)
+    scheduler.load_state_dict(dict(state))
+    scheduler.base_lrs = first_rates
+    rates = [r * factor(scheduler.last_epoch) for r, factor in zip(first_rates, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

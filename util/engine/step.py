@@ -61,7 +61,7 @@ def train_step(
 
     Args:
         batch: on the networks' device.
-        optimizers: one for each network, by the network's name.
+        optimizers: one for each network that has parameters, by the network's name.
         watch_gradients: also log `grad_<term>`, the L2 norm of each term's gradient on the networks of its
             phase (one more backward pass a term; this rank's own gradients).
 
@@ -85,14 +85,13 @@ def train_step(
             trained = [p for name in phase.nets for p in model.nets[name].parameters()]
             if watch_gradients:
                 scalars |= gradient_norms(terms, trained)
-            _update(total, [optimizers[name] for name in phase.nets], trained, precision)
+            made = [optimizers[name] for name in phase.nets if name in optimizers]  # netF sample has no weights
+            _update(total, made, trained, precision)
     precision.scaler.update()
     return StepResult(scalars, state)
 
 
-def _update(
-    total: Tensor, optimizers: list[Optimizer], trained: Sequence[Tensor], precision: Precision
-) -> None:
+def _update(total: Tensor, optimizers: list[Optimizer], trained: Sequence[Tensor], precision: Precision) -> None:
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     if not total.requires_grad:
@@ -107,9 +106,7 @@ def _update(
 @contextmanager
 def only_trains(nets: Mapping[str, nn.Module], names: tuple[str, ...]) -> Iterator[None]:
     """Freeze every network but the named ones: graphs made meanwhile send no gradient to the others' weights."""
-    frozen = [
-        p for name, net in nets.items() if name not in names for p in net.parameters() if p.requires_grad
-    ]
+    frozen = [p for name, net in nets.items() if name not in names for p in net.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:

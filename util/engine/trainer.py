@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from util import checkpoint, ranks
-from util.engine.schedule import end_epoch
+from util.engine.schedule import end_epoch, load_scheduler
 from util.engine.signals import StopRequest
 from util.engine.step import Precision, StepResult, train_step
 from util.seeding import StepInfo
@@ -173,9 +173,7 @@ class Trainer:
         self._loss_sum = 0.0
         self.position = replace(done, epoch=done.epoch + 1, step_in_epoch=0)
         rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
-        self._say(
-            f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}"
-        )
+        self._say(f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}")
         number = done.epoch - self.first_epoch + 1
         if _crossed(number - 1, number, self.frequencies.save_epochs):
             self.save("latest")
@@ -193,9 +191,7 @@ class Trainer:
     def _log(self, moment: Moment, result: StepResult) -> None:
         with torch.no_grad():
             values = result.scalars | self.model.monitors(result.state)
-        together = ranks.mean_over_ranks(
-            torch.stack([v.detach().float().reshape(()) for v in values.values()])
-        )
+        together = ranks.mean_over_ranks(torch.stack([v.detach().float().reshape(()) for v in values.values()]))
         scalars = dict(zip(values, together.tolist(), strict=True))
         scalars["lr"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self.outputs.sinks.scalars(moment, scalars)
@@ -298,7 +294,7 @@ class Trainer:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
             for name, scheduler in self.schedulers.items():
-                scheduler.load_state_dict(state["schedulers"][name])
+                load_scheduler(scheduler, state["schedulers"][name])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise checkpoint.CheckpointError(
@@ -311,6 +307,9 @@ class Trainer:
 
     def save(self, label: str) -> None:
         """Write the state to continue from, then the plain weights under `label` beside it."""
+        if ranks.world_size() > 1:  # every rank will continue from the first one's state
+            loss = torch.tensor(self._loss_sum, dtype=torch.float64, device=self.model.device)
+            self._loss_sum = float(ranks.mean_over_ranks(loss))
         if ranks.is_first():
             checkpoint.save_state(self.outputs.folder / checkpoint.STATE_FILE, self.state())
         self.export(label)

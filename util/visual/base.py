@@ -93,9 +93,7 @@ class Sinks:
                 with contextlib.suppress(Exception):
                     sink.close()
                 name = type(sink).__name__
-                self._report(
-                    f"{name} failed and is switched off, training goes on ({type(error).__name__}: {error})."
-                )
+                self._report(f"{name} failed and is switched off, training goes on ({type(error).__name__}: {error}).")
 
     def __enter__(self) -> Sinks:
         return self

@@ -51,9 +51,7 @@ def smoothed(values: np.ndarray, share: float = 0.05) -> np.ndarray:
 
 def thinned(values: np.ndarray, most: int) -> np.ndarray:
     """At most `most` of the values, evenly spread, the first and the last among them."""
-    kept: np.ndarray = values[
-        np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))
-    ]
+    kept: np.ndarray = values[np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))]
     return kept
 
 
@@ -88,13 +86,9 @@ def _frame(axes: _Axes) -> str:
     parts += [f'<path d="M{axes.across(x):.1f} {TOP}V{BOTTOM}"/>' for x in xs]
     parts.append('</g><g fill="#5b6470" font-size="11" font-family="sans-serif">')
     parts += [f'<text x="{LEFT - 6}" y="{axes.down(y) + 4:.1f}" text-anchor="end">{y:.4g}</text>' for y in ys]
-    parts += [
-        f'<text x="{axes.across(x):.1f}" y="{BOTTOM + 15}" text-anchor="middle">{x:,.10g}</text>' for x in xs
-    ]
+    parts += [f'<text x="{axes.across(x):.1f}" y="{BOTTOM + 15}" text-anchor="middle">{x:,.10g}</text>' for x in xs]
     middle = (LEFT + RIGHT) / 2
-    return "".join(
-        [*parts, f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">optimiser step</text></g>']
-    )
+    return "".join([*parts, f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">optimiser step</text></g>'])
 
 
 def _curve(axes: _Axes, x: np.ndarray, y: np.ndarray, colour: str) -> str:
@@ -127,9 +121,7 @@ def svg_curves(records: Sequence[Mapping[str, Any]], names: Sequence[str], title
     curves = {name: points for name, points in found.items() if len(points[0])}
     if not curves:
         return ""
-    axes = _Axes(
-        *_span([x for x, _ in curves.values()], 0, 0), *_span([y for _, y in curves.values()], 1, 0.06)
-    )
+    axes = _Axes(*_span([x for x, _ in curves.values()], 0, 0), *_span([y for _, y in curves.values()], 1, 0.06))
     colours = dict(zip(curves, cycle(COLOURS), strict=False))
     legend = "".join(
         f'<span class="key"><span style="color:{colours[name]}">&#9632;</span> {escape(name)} '
@@ -138,9 +130,7 @@ def svg_curves(records: Sequence[Mapping[str, Any]], names: Sequence[str], title
     )
     box = (LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP)
     # A nested <svg> cuts off what leaves the frame, without an id that could clash between two charts.
-    inner = (
-        f'<svg x="{LEFT}" y="{TOP}" width="{box[2]}" height="{box[3]}" viewBox="{" ".join(map(str, box))}">'
-    )
+    inner = f'<svg x="{LEFT}" y="{TOP}" width="{box[2]}" height="{box[3]}" viewBox="{" ".join(map(str, box))}">'
     drawn = "".join(_curve(axes, x, y, colours[name]) for name, (x, y) in curves.items())
     return (
         f'<figure class="chart"><figcaption><strong>{escape(title)}</strong>{legend}</figcaption>'

@@ -43,8 +43,6 @@ def set_aside(path: Path) -> Path | None:
     if not path.exists():
         return None
     date = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
-    candidates = (
-        f"{path.stem}_{date}{extra}{path.suffix}" for extra in ("", *(f"-{n}" for n in range(2, 1000)))
-    )
+    candidates = (f"{path.stem}_{date}{extra}{path.suffix}" for extra in ("", *(f"-{n}" for n in range(2, 1000))))
     target = next(path.with_name(name) for name in candidates if not path.with_name(name).exists())
     return path.rename(target)

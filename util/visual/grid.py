@@ -73,9 +73,7 @@ def panel(
 
 def _draw(table: list[list[np.ndarray | None]]) -> np.ndarray:
     heights = [max((cell.shape[0] for cell in row if cell is not None), default=0) for row in table]
-    widths = [
-        max((c.shape[1] for c in column if c is not None), default=0) for column in zip(*table, strict=True)
-    ]
+    widths = [max((c.shape[1] for c in column if c is not None), default=0) for column in zip(*table, strict=True)]
     shape = (sum(heights) + MARGIN * (len(heights) + 1), sum(widths) + MARGIN * (len(widths) + 1), 3)
     canvas = np.full(shape, 255, dtype=np.uint8)
     top = MARGIN

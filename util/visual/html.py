@@ -91,10 +91,7 @@ def write_results_page(
         facts: name -> value: options, scores, counts.
     """
     path = Path(path)
-    shown = [
-        (row.caption, [_picture(label, path.parent / file, file) for label, file in row.cells])
-        for row in rows
-    ]
+    shown = [(row.caption, [_picture(label, path.parent / file, file) for label, file in row.cells]) for row in rows]
     page = render(
         "results.html",
         title=title,

@@ -26,9 +26,7 @@ def log_record(moment: Moment, values: Mapping[str, float]) -> dict[str, Any]:
     """
     clash = sorted(set(values) & set(MOMENT_KEYS))
     if clash:
-        raise ValueError(
-            f"A logged value may not be named {clash[0]!r}: log.jsonl keeps the moment under that key."
-        )
+        raise ValueError(f"A logged value may not be named {clash[0]!r}: log.jsonl keeps the moment under that key.")
     finite = {name: float(value) if math.isfinite(value) else None for name, value in sorted(values.items())}
     return {**asdict(moment), **finite}
 
@@ -36,9 +34,7 @@ def log_record(moment: Moment, values: Mapping[str, float]) -> dict[str, Any]:
 def values_of(record: Mapping[str, Any]) -> dict[str, float]:
     """The losses and monitors of a record of `log.jsonl`; None reads as NaN."""
     return {
-        name: math.nan if value is None else float(value)
-        for name, value in record.items()
-        if name not in MOMENT_KEYS
+        name: math.nan if value is None else float(value) for name, value in record.items() if name not in MOMENT_KEYS
     }
 
 

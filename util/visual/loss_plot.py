@@ -27,9 +27,7 @@ def plot_losses(log_path: str | Path, out_png: str | Path) -> None:
         raise ValueError(f"{log_path} holds no losses; train with the JSONL log first, or check the path.")
     figure = Figure(figsize=(4.6 * len(groups), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (group, names) in zip(
-        figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
-    ):
+    for axes, (group, names) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         for index, name in enumerate(names):
             steps, values = series(records, name)
             colour = COLOURS[index % len(COLOURS)]

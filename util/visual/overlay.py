@@ -16,6 +16,8 @@ COLORMAPS = {
     "hot": cv2.COLORMAP_HOT,
 }
 
+ROUNDING = 1e-6  # relative differences below it are float32's own
+
 
 def colormap(values: np.ndarray, name: str = "jet") -> np.ndarray:
     """Colours of a map.
@@ -61,14 +63,10 @@ def overlay(image: np.ndarray, values: np.ndarray, strength: float = 0.5, name: 
     if not 0 <= strength <= 1:
         raise ValueError(f"The overlay's strength must lie in [0, 1], got {strength}.")
     if values.ndim != 2 or (values < 0).any():
-        raise ValueError(
-            f"A map must be (h, w) and at least 0 (apply ReLU first), got the shape {values.shape}."
-        )
+        raise ValueError(f"A map must be (h, w) and at least 0 (apply ReLU first), got the shape {values.shape}.")
     image = as_rgb(image)
     height, width = image.shape[:2]
-    resized = cv2.resize(
-        np.nan_to_num(values).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
-    )
+    resized = cv2.resize(np.nan_to_num(values).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     peak = float(resized.max())
     colours = colormap(resized / peak if peak > 0 else resized, name)
     blended = (1 - strength) * image.astype(np.float32) + strength * colours.astype(np.float32)
@@ -79,14 +77,15 @@ def heat_map(values: np.ndarray, size: tuple[int, int] | None = None) -> np.ndar
     """A map scaled for a picture: resized bilinearly to `size`, then its minimum to 0 and its maximum to 1.
 
     Args:
-        values: (h, w) float, any scale; negative evidence counts as none.
+        values: (h, w) float, any scale; negative evidence, NaN and infinities count as none.
         size: (H, W) of the picture; None keeps (h, w).
 
     Returns:
-        float32 (H, W) in [0, 1]; a constant map becomes 0 everywhere: it points nowhere.
+        float32 (H, W) in [0, 1]; a map that is constant up to rounding becomes 0: it points nowhere.
     """
-    heat = np.maximum(np.nan_to_num(values), 0).astype(np.float32)
+    finite = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    heat: np.ndarray = np.maximum(finite, 0)
     if size is not None:
         heat = cv2.resize(heat, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     low, high = float(heat.min()), float(heat.max())
-    return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
+    return (heat - low) / (high - low) if high - low > ROUNDING * high else np.zeros_like(heat)

@@ -29,7 +29,8 @@ class Results:
     def __init__(self, folder: Path, pattern: str) -> None:
         self.folder, self._pattern = folder, pattern
         self._rows: list[Row] = []
-        self._owners: dict[str, Path] = {}
+        self._stems: dict[Path, str] = {}
+        self._taken: set[str] = set()
 
     def add(self, file: Path, pictures: Mapping[str, Stored | np.ndarray], caption: str = "") -> None:
         """Write one input's pictures.
@@ -55,7 +56,7 @@ class Results:
         return self.folder / (self._pattern.format(kind=kind, stem=stem) + suffix)
 
     def stem_of(self, file: Path) -> str:
-        """The input's path without suffix; with it where another input has the same stem.
+        """The input's path without suffix; with it where an earlier input has taken that stem.
 
         Raises:
             ValueError: the path leads out of the results folder.
@@ -63,11 +64,13 @@ class Results:
         pure = PurePosixPath(file.as_posix())
         if pure.is_absolute() or ".." in pure.parts:
             raise ValueError(f"{file}: a result may not be written outside {self.folder}")
-        stem = pure.with_suffix("").as_posix()
-        if self._owners.setdefault(stem, file) != file:
-            stem = f"{stem}_{pure.suffix.lstrip('.')}"
-            self._owners.setdefault(stem, file)
-        return stem
+        if file not in self._stems:
+            stem = pure.with_suffix("").as_posix()
+            while stem in self._taken:
+                stem += f"_{pure.suffix.lstrip('.')}"
+            self._taken.add(stem)
+            self._stems[file] = stem
+        return self._stems[file]
 
     def write_page(self, title: str, text: str = "", facts: Mapping[str, str] | None = None) -> Path:
         """Write `index.html` over everything that was added; returns its path."""

@@ -1,0 +1,136 @@
+"""Flags made from groups of options, by argparse; what is given comes back as texts."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from options.schema import Group, OptionError, Size, describe_range, fields_of, show, spec_of, type_name
+
+# Flags of the published codes that have nothing to set here. They are accepted, with the reason printed once.
+MEANINGLESS = {
+    "easy_label": "runs are listed by --name",
+    "display_winsize": "pictures are shown at their own size",
+    "random_scale_max": "no preprocess mode uses it",
+    "stylegan2_G_num_downsampling": "there is no StyleGAN2 generator here",
+    "evaluation_freq": "scores come from the logs of the run, not from inside the training loop",
+    "pool_size": "CUT's loop has no image pool",
+    "load_model": "the networks to load follow from the run",
+    "phase": "training reads the folders trainA and trainB",
+}
+# What weights and saved windows belong to, beside the options of networks and model.
+FIXED = ("model", "direction", "window_A", "window_B")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, whose errors are one line that suggests the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with its usage before it ends the process."""
+        raise OptionError(re.sub(r"^argument (\S+): expected .*argument$", r"\1: needs a value after it", message))
+
+
+def flag_of(word: str) -> str:
+    """The option's name in `--name` or `--name=value`."""
+    return word.removeprefix("--").split("=")[0]
+
+
+def parse_flags(
+    kinds: Sequence[type[Group]],
+    argv: Sequence[str],
+    prog: str,
+    examples: str,
+    owners: Callable[[str], list[str]] = lambda name: [],
+) -> dict[str, Any]:
+    """The given flags by option name, as texts; one that is not given is absent. `--help` prints and exits.
+
+    Args:
+        prog: the script's name; train.py alone takes a --config.
+        examples: shown at the end of the help.
+        owners: option name -> models that have it, for the message about a flag that is not of this model.
+
+    Raises:
+        OptionError: an unknown flag, or one without its value.
+    """
+    parser = Parser(
+        prog=prog,
+        allow_abbrev=False,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"python {prog} --dataroot DIR --name RUN [flags]",
+    )
+    tools = parser.add_argument_group("configuration")
+    if prog == "train.py":
+        tools.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a YAML file")
+    tools.add_argument(
+        "--dry_run", action="store_true", default=argparse.SUPPRESS, help="print the options as YAML and stop"
+    )
+    for kind in kinds:
+        _add_group(parser, kind)
+    known = [name for kind in kinds for name in fields_of(kind)]
+    ignored = [flag for flag in MEANINGLESS if flag not in known]
+    for flag in ignored:
+        parser.add_argument(f"--{flag}", nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    namespace, rest = parser.parse_known_args(_with_negative_values(argv))
+    if rest:
+        raise OptionError(_unknown(rest[0], known, owners(flag_of(rest[0]))))
+    given = vars(namespace)
+    for flag in sorted(set(given) & set(ignored)):
+        print(f"--{flag} does nothing here: {MEANINGLESS[flag]}", file=sys.stderr)
+    return {name: value for name, value in given.items() if name in known}
+
+
+def _with_negative_values(argv: Sequence[str]) -> list[str]:
+    """`--window_A -10,40` as `--window_A=-10,40`: argparse takes only a plain negative number for a value."""
+    words: list[str] = []
+    for word in argv:
+        if re.match(r"-[\d.]", word) and words and re.fullmatch(r"--\w+", words[-1]):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _unknown(word: str, known: Sequence[str], owners: list[str]) -> str:
+    """What to say about a word of the command that no flag takes."""
+    if not word.startswith("--"):
+        return f"{word}: belongs to no flag; flags begin with --"
+    flag = flag_of(word)
+    if owners:
+        return f"--{flag}: belongs to --model {' or '.join(owners)}"
+    return f"--{flag}: no such flag{suggest(flag, known)}; --help lists them all"
+
+
+def _add_group(parser: argparse.ArgumentParser, kind: type[Group]) -> None:
+    title = (kind.__doc__ or kind.__name__).strip().splitlines()[0]
+    group = parser.add_argument_group(title)
+    for name, (type_, item) in fields_of(kind).items():
+        spec = spec_of(item)
+        notes = "; ".join(part for part in (show(item.default), describe_range(spec)) if part)
+        text = (f"{spec.help} [{notes}]" if notes else spec.help).replace("%", "%%")
+        many = "tuple" in str(type_)
+        group.add_argument(
+            *[f"--{spelling}" for spelling in (name, *spec.aliases)],
+            dest=name,
+            nargs="?" if type_ is bool else "+" if many else None,
+            const="True" if type_ is bool else None,
+            default=argparse.SUPPRESS,
+            metavar="{" + ",".join(spec.choices) + "}" if spec.choices else _metavar(type_, many),
+            help=text,
+        )
+
+
+def _metavar(kind: Any, many: bool) -> str | tuple[str, str]:
+    if many:
+        return ("H", "W") if kind == Size else ("N,N,...", "N")
+    return {"True or False": "BOOL", "a whole number": "N", "a number": "X"}.get(type_name(kind), "TEXT")
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """` (did you mean --x?)` for the nearest known option, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean --{near[0]}?)" if near else ""

@@ -1,0 +1,199 @@
+"""Two processes equal one process with twice the batch.
+
+Stated exceptions: batch norm and --nce_includes_all_negatives_from_minibatch mix the images of one process only,
+dropout draws by process, and the monitors that remember maps of earlier images do so by process. Optimisers other
+than SGD turn round-off into steps of full size where a gradient is nearly zero.
+
+Most cases run in double precision: losses with kinks (L1, minimum and maximum of a map) multiply a difference by
+about 100 in every step, also between two runs of one process, so that round-off of single precision passes 1e-5
+after three steps whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+import train
+from data.base import Batch, Dataset, Sample, collate
+from models import MODELS
+from models.base import Model
+from options.parse import train_options
+from util import ranks
+from util.checkpoint import load_state
+from util.engine.signals import StopRequest
+
+if TYPE_CHECKING:
+    from tests.conftest import DataMaker
+
+WORLD = 2
+# Two steps an epoch: 5 images in global batches of 4, the second one filled from the start.
+COMMON = ("--optimizer", "sgd", "--lr", 0.001, "--init_gain", 0.5, "--n_epochs", 1, "--n_epochs_decay", 1)
+CUTCAM = (
+    *("--model", "cutcam", "--num_classes", 4, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
+    *("--cls_start_epoch", 0, "--cam_start_epoch", 0),
+)
+CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
+    "cut": (("--model", "cut"), {}),
+    "cut in single precision": (("--model", "cut"), {}),
+    "FastCUT wgangp": (("--model", "cut", "--CUT_mode", "FastCUT", "--gan_mode", "wgangp"), {}),
+    "plateau in mid-epoch": (("--model", "cut", "--lr_policy", "plateau", "--n_epochs", 5, "--max_iters", 3), {}),
+    "cutcam": (CUTCAM, {}),
+    "cutcam with some labels": ((*CUTCAM, "--cam_norm", "l2"), {"labelled": (0, 1)}),
+    "cutcam without labels": ((*CUTCAM, "--pseudo_labels", "sinkhorn", "--pseudo_every", 1), {"labelled": ()}),
+}
+Runs = dict[str, tuple[Path, Path]]  # one process, two processes
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def use_double(patch: pytest.MonkeyPatch) -> None:
+    """Networks and images in double precision."""
+
+    def to(self: Model[Any], device: torch.device) -> Model[Any]:
+        for net in self.nets.values():
+            net.to(device, torch.float64)
+        return self
+
+    def collate_double(self: Dataset, samples: Sequence[Sample]) -> Batch:
+        batch = collate(samples)
+        return replace(batch, A=batch.A.double(), B=None if batch.B is None else batch.B.double())
+
+    patch.setattr(Model, "to", to)
+    patch.setattr(Dataset, "collate", collate_double)
+
+
+def run(argv: list[str]) -> None:
+    """train.py with these arguments; in double precision unless the folder says otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not any("single" in arg for arg in argv):
+            use_double(patch)
+        patch.setattr(StopRequest, "listen", lambda self: self)
+        patch.setattr(sys, "argv", ["train.py", *argv])
+        assert train.main() == 0
+
+
+def as_rank(rank: int, commands: list[list[str]], ports: list[int]) -> None:
+    """One process of two, as torchrun would start it."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(ports[0])
+    messages(rank)
+    for argv, port in zip(commands, ports[1:], strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        run(argv)
+
+
+def messages(rank: int) -> None:
+    """What the ranks tell each other."""
+    ranks.start(torch.device("cpu"))
+    assert (ranks.rank(), ranks.world_size(), ranks.is_first()) == (rank, WORLD, rank == 0)
+    mine = torch.tensor([1.0, 10.0]) * (rank + 1)
+    assert ranks.sum_over_ranks(mine).tolist() == [3, 30]
+    assert ranks.mean_over_ranks(mine).tolist() == [1.5, 15]
+    assert mine.tolist() == [rank + 1, 10 * (rank + 1)]
+    assert ranks.from_first(mine.clone().reshape(2, 1).t()).tolist() == [[1, 10]]
+
+    kinds = (torch.float32, torch.float64, torch.float32, torch.float32)
+    parameters = [torch.zeros(2, 3, dtype=kind, requires_grad=True) for kind in kinds]
+    for number, parameter in enumerate(parameters[:3]):
+        parameter.grad = torch.full_like(parameter, (number + 1) * 10.0**rank)
+    ranks.average_gradients(parameters)
+    for number, parameter in enumerate(parameters[:3]):
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == parameter.dtype
+        assert bool((parameter.grad == (number + 1) * 5.5).all())
+    assert parameters[3].grad is None
+
+    stop = StopRequest()
+    assert not stop.agreed()
+    if rank == 1:
+        stop._ask(0, None)
+    assert stop.agreed()  # also on the rank that nobody asked
+    ranks.barrier()
+    ranks.stop()
+    assert not dist.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def runs(data: DataMaker, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Every case trained by one process with batches of 4 and by two with batches of 2."""
+    from tests.conftest import tiny_flags
+
+    folder, found = tmp_path_factory.mktemp("ranks"), {}
+    alone: list[list[str]] = []
+    together: list[list[str]] = []
+    for case, (flags, arguments) in CASES.items():
+        places = tuple(folder / case / processes for processes in ("one", "two"))
+        found[case] = (places[0] / "run", places[1] / "run")
+        for commands, place, size in ((alone, places[0], 4), (together, places[1], 2)):
+            commands.append(tiny_flags(place, data(**arguments), *COMMON, *flags, "--batch_size", size))
+    spawn(as_rank, (together, free_ports(1 + len(together))), nprocs=WORLD)  # type: ignore[no-untyped-call]
+    for argv in alone:
+        run(argv)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_agree_and_have_moved(runs: Runs, case: str, data: DataMaker) -> None:
+    from tests.conftest import tiny_flags
+
+    one, two = (load_state(folder / "latest_state.pt") for folder in runs[case])
+    assert one["position"] == two["position"]
+    assert (one["world_size"], two["world_size"]) == (1, WORLD)
+    assert one["loss_sum"] == pytest.approx(two["loss_sum"], rel=1e-5)
+    assert bool(one["loss_sum"]) == ("mid-epoch" in case)
+    flags, arguments = CASES[case]
+    options = train_options(tiny_flags(runs[case][0], data(**arguments), *COMMON, *flags))
+    start = MODELS.get(options.experiment.model).from_options(options).nets
+    for name, weights in one["nets"].items():
+        away = 0.0
+        for key, value in weights.items():
+            away = max(away, float((value - start[name].state_dict()[key]).abs().max()))
+            other = two["nets"][name][key]
+            assert torch.allclose(other, value, atol=1e-5, rtol=1e-5), f"{name} {key}: {(other - value).abs().max()}"
+        assert away > 1e-3, f"{name} has hardly moved, so that agreeing means nothing"
+    assert one["model"].get("pseudo", {}).get("rounds") == two["model"].get("pseudo", {}).get("rounds")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_agree(runs: Runs, case: str) -> None:
+    one, two = ([json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in runs[case])
+    assert [line["total_iters"] for line in two] == [4 * n for n in range(1, len(one) + 1)]
+    assert len(one) == len(two) == (3 if "mid-epoch" in case else 4)
+    names = [n for n in one[0] if n[0].isupper() and n not in ("CAM_cross_corr", "CAM_corr_gain")]
+    assert {"D_fake", "D_real", "G_GAN", "NCE", "D", "G"} <= set(names)
+    assert ("CAM" in names) == ("CAM_weight" in names) == case.startswith("cutcam")
+    for a, b in zip(one, two, strict=True):
+        assert {n: b[n] for n in names} == pytest.approx({n: a[n] for n in names}, rel=1e-5, abs=1e-6)
+
+
+def test_one_process_needs_no_group() -> None:
+    value = torch.ones(3, requires_grad=True)
+    assert (ranks.rank(), ranks.world_size(), ranks.is_first()) == (0, 1, True)
+    assert torch.equal(ranks.mean_over_ranks(value), value.detach())
+    assert not ranks.sum_over_ranks(value).requires_grad
+    ranks.average_gradients([value])
+    assert value.grad is None
+    ranks.barrier()
+    ranks.start(torch.device("cpu"))
+    assert not dist.is_initialized()

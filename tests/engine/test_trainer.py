@@ -1,0 +1,242 @@
+"""The training loop as a user sees it: when things happen, how it stops, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.base import Batch
+from data.sampler import SampleKey
+from models.cut_model import CutModel
+from util.checkpoint import CheckpointError, load_state
+from util.engine import trainer
+from util.engine.signals import StopRequest
+from util.engine.step import NonFiniteLossError, train_step
+from util.engine.trainer import Trainer, _crossed
+
+if TYPE_CHECKING:
+    from tests.conftest import BenchMaker, DataMaker, Trained
+
+CUT = ("--model", "cut", "--n_epochs", 2, "--n_epochs_decay", 1)
+CUTCAM = ("--model", "cutcam", "--num_classes", 4, "--n_epochs", 2, "--n_epochs_decay", 1)
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+# --- how often
+
+
+def test_multiples_are_crossed_whatever_the_batch_size() -> None:
+    """Once for each step that reaches or passes a multiple, for every batch size and frequency."""
+    for batch in range(1, 12):
+        for every in range(1, 30):
+            seen = range(0, 200, batch)
+            expected = [any(n % every == 0 for n in range(before + 1, before + batch + 1)) for before in seen]
+            assert [_crossed(before, before + batch, every) for before in seen] == expected
+    assert not any(_crossed(n, n + 1, 0) for n in range(50))
+
+
+def test_log_lines_with_batches_that_do_not_divide(train_run: Trained, data: DataMaker) -> None:
+    """5 images in batches of 3: 6 samples an epoch, 18 in three; a line wherever a multiple of 4 is passed."""
+    run = train_run("run", data(), *CUT, "--batch_size", 3, "--print_freq", 4)
+    lines = log_of(run)
+    assert [line["total_iters"] for line in lines] == [6, 9, 12, 18]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    assert [line["epoch"] for line in lines] == [1, 2, 2, 3]
+    assert [line["epoch_iters"] for line in lines] == [6, 3, 6, 6]
+    assert [line["lr"] for line in lines] == pytest.approx([2e-4, 2e-4, 2e-4, 1e-4])
+
+
+def test_checkpoints_come_when_asked(train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves: list[int] = []
+    save = Trainer.save
+
+    def watching(self: Trainer, label: str) -> None:
+        saves.append(self.position.step)
+        save(self, label)
+
+    monkeypatch.setattr(Trainer, "save", watching)
+    flags = ("--batch_size", 2, "--save_latest_freq", 5, "--save_by_iter", "--save_epoch_freq", 2)
+    run = train_run("run", data(), *CUT, *flags)
+    # Three epochs of 3 steps and 6 samples: 5, 10 and 15 are passed by steps 3, 5 and 8; epoch 2 and the end are saved.
+    assert saves == [3, 5, 6, 8, 9]
+    names = {file.name for file in run.glob("*_net_G.pth")}
+    assert names == {f"{label}_net_G.pth" for label in ("iter_6", "iter_10", "iter_16", "2", "latest")}
+    assert {file.name for file in run.glob("latest_net_*")} == {f"latest_net_{name}.pth" for name in "GFD"}
+    state = load_state(run / "latest_state.pt")
+    assert state["position"] == {"epoch": 4, "step_in_epoch": 0, "step": 9, "total_iters": 18}
+
+
+def test_monitors_and_gradient_norms_by_steps(train_run: Trained, data: DataMaker) -> None:
+    flags = (*CUTCAM, "--batch_size", 2, "--print_freq", 1000, "--monitor_freq", 4)
+    lines = log_of(train_run("run", data(), *flags))
+    assert [line["step"] for line in lines] == [4, 8]
+    assert {"grad_NCE", "grad_G_GAN", "grad_D_fake", "grad_CLS", "grad_CAM"} <= set(lines[0])
+    assert {"head_classes", "CAM_corr", "CAM_corr_gain", "CAM_entropy", "CAM_weight", "lr"} <= set(lines[0])
+
+
+def test_pictures_panels_and_page(train_run: Trained, data: DataMaker) -> None:
+    flags = (*CUTCAM, "--batch_size", 2, "--panel_freq", 2, "--update_html_freq", 6, "--no_html", False)
+    run = train_run("run", data(), *flags)
+    assert sorted(file.name for file in (run / "panels").iterdir()) == ["epoch_001.png", "epoch_002.png"]
+    page = (run / "web" / "index.html").read_text()
+    assert "cam_fake" in page
+    assert len(list((run / "web").rglob("*fake_B*.png"))) == 3
+    assert (run / "loss_log.txt").read_text().count("G_GAN") == 9
+    assert (run / "options.yaml").is_file()
+    assert "torch==" in (run / "environment.txt").read_text()
+
+
+# --- how long
+
+
+def test_max_iters_stops_after_that_many_steps(train_run: Trained, data: DataMaker) -> None:
+    run = train_run("run", data(), *CUT, "--max_iters", 7, "--panel_freq", 5)
+    assert [line["step"] for line in log_of(run)] == list(range(1, 8))
+    state = load_state(run / "latest_state.pt")
+    assert state["position"] == {"epoch": 2, "step_in_epoch": 2, "step": 7, "total_iters": 7}
+    assert (run / "panels" / "epoch_002.png").is_file()  # also where a run ends inside an epoch
+    train_run("run", data(), *CUT, "--max_iters", 9, "--continue_train")
+    assert [line["step"] for line in log_of(run)] == list(range(1, 10))
+    train_run("run", data(), *CUT, "--max_iters", 9, "--continue_train")  # nothing left to do
+    assert [line["step"] for line in log_of(run)] == list(range(1, 10))
+
+
+def test_epoch_count_begins_later(train_run: Trained, data: DataMaker) -> None:
+    run = train_run("run", data(), *CUT, "--epoch_count", 3)
+    lines = log_of(run)
+    assert [line["epoch"] for line in lines] == [3] * 5
+    assert lines[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_a_finished_run_can_be_made_longer(train_run: Trained, data: DataMaker) -> None:
+    short = ("--model", "cut", "--batch_size", 5, "--n_epochs_decay", 0)
+    run = train_run("run", data(), *short, "--n_epochs", 2)
+    train_run("run", data(), *short, "--n_epochs", 4, "--continue_train")
+    whole = train_run("whole", data(), *short, "--n_epochs", 4)
+    assert [line["epoch"] for line in log_of(run)] == [1, 2, 3, 4]
+    assert [line["G"] for line in log_of(run)] == [line["G"] for line in log_of(whole)]
+
+
+# --- stopping early
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(
+    train_run: Trained,
+    data: DataMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    def interrupted(model: Any, batch: Batch, info: Any, *rest: Any) -> Any:
+        if info.step == 3:
+            os.kill(os.getpid(), number)
+        return train_step(model, batch, info, *rest)
+
+    monkeypatch.setattr(trainer, "train_step", interrupted)
+    run = train_run("run", data(), *CUT)
+    assert load_state(run / "latest_state.pt")["position"]["step"] == 4  # the step under way is finished
+    said = capsys.readouterr().out
+    (last,) = [line for line in said.splitlines() if line.startswith("stopped after step 4; to continue: ")]
+    assert " train.py " in last
+    assert "--name run" in last
+    assert last.endswith("--continue_train")
+    assert (run / "latest_net_G.pth").is_file()
+
+
+def test_a_second_ctrl_c_is_not_held_back() -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    stop = StopRequest().listen()
+    try:
+        assert not stop.agreed()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.agreed()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+# --- what is refused
+
+
+def test_a_run_that_exists_is_not_overwritten(train_run: Trained, data: DataMaker) -> None:
+    run = train_run("run", data(), *CUT, "--max_iters", 1)
+    before = (run / "latest_state.pt").read_bytes()
+    with pytest.raises(CheckpointError, match=r"run already holds a run: add --continue_train.*--name, or delete"):
+        train_run("run", data(), *CUT)
+    assert (run / "latest_state.pt").read_bytes() == before
+
+
+def test_a_run_that_does_not_exist_is_not_continued(train_run: Trained, data: DataMaker) -> None:
+    with pytest.raises(ValueError, match=r"--continue_train: .*does not exist; start the run without"):
+        train_run("nothing", data(), *CUT, "--continue_train")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_every_term(
+    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contrast = CutModel.contrast
+
+    def broken(self: CutModel, state: Any, query: Any, key: Any) -> torch.Tensor:
+        value = contrast(self, state, query, key)
+        return value * float("nan") if state.info.step == 2 and query is state.query_B else value
+
+    monkeypatch.setattr(CutModel, "contrast", broken)
+    terms = ", ".join(rf"{n} = [-\d.]+" for n in ("G_GAN", "NCE")) + ", NCE_Y = nan, CLS = .*, CAM = .*, IDT = .*"
+    words = rf"the loss of G is not finite: {terms}; images: trainA/\d\d\.png, trainB/\d\d\.png\. Lower --lr"
+    with pytest.raises(NonFiniteLossError, match=words):
+        train_run("run", data(labelled=()), *CUTCAM, "--lambda_IDT", 1)
+
+
+# --- data in the decay epochs
+
+
+def test_images_come_at_crop_size_in_the_decay_epochs(bench: BenchMaker, data: DataMaker) -> None:
+    """Until epoch n_epochs a random crop of load_size; afterwards the whole image, as in a test."""
+    flags = ("--model", "cut", "--load_size", 48, "--crop_size", 32, "--no_flip")
+    made = bench(*flags, "--n_epochs", 2, "--n_epochs_decay", 2, data=data())
+    whole = [made.dataset.whole_source(n).A for n in range(5)]
+    for epoch, cropped in ((1, True), (2, True), (3, False), (4, False)):
+        samples = [made.dataset[SampleKey(epoch, position, position)] for position in range(5)]
+        assert all(sample.A.shape == (3, 32, 32) for sample in samples)
+        same = [np.allclose(sample.A, image, atol=1e-5) for sample, image in zip(samples, whole, strict=True)]
+        assert not any(same) if cropped else all(same)
+
+
+def test_the_learning_rate_falls_and_the_scale_changes_in_the_same_epoch(
+    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, bool]] = []
+
+    def watching(model: Any, batch: Batch, info: Any, optimizers: Any, *rest: Any) -> Any:
+        whole = any(torch.allclose(batch.A[0], image, atol=1e-5) for image in wholes)
+        seen.append((optimizers["G"].param_groups[0]["lr"], whole))
+        return train_step(model, batch, info, optimizers, *rest)
+
+    from data.unaligned_dataset import UnalignedDataset
+
+    wholes: list[torch.Tensor] = []
+    from_options = UnalignedDataset.from_options.__func__  # type: ignore[attr-defined]
+
+    def remembering(cls: Any, run: Any, size_multiple: int = 4) -> Any:
+        dataset = from_options(cls, run, size_multiple)
+        wholes.extend(dataset.whole_source(n).A for n in range(5))
+        return dataset
+
+    monkeypatch.setattr(UnalignedDataset, "from_options", classmethod(remembering))
+    monkeypatch.setattr(trainer, "train_step", watching)
+    train_run("run", data(), *CUT, "--no_flip", "--load_size", 48, "--lr", 0.001)
+    assert [rate for rate, _ in seen] == pytest.approx([0.001] * 10 + [0.0005] * 5)
+    assert [whole for _, whole in seen] == [False] * 10 + [True] * 5

@@ -1,0 +1,265 @@
+"""What must hold for every registered model; a new model needs a row in REACHES and a golden file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.base import Batch
+from models import MODELS
+from util.engine.step import only_trains
+from util.seeding import generator
+
+if TYPE_CHECKING:
+    from tests.conftest import Bench, BenchMaker
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+WRITE_GOLDEN = "CUTCAM_WRITE_GOLDEN"  # set it to 1 to write the files anew after a wanted change
+
+# Flags that switch every term of a model on.
+FULL: dict[str, tuple[object, ...]] = {
+    "cut": (),
+    "cutcam": ("--num_classes", 4, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
+}
+
+# Networks that each term's gradient reaches, by phase, with FULL and --gan_mode wgangp.
+CUT_REACHES = {
+    "D": {"D_fake": "D", "D_real": "D", "D_GP": "D"},
+    "G": {"G_GAN": "G", "NCE": "GF", "NCE_Y": "GF"},
+}
+REACHES: dict[str, dict[str, dict[str, str]]] = {
+    "cut": CUT_REACHES,
+    "cutcam": {
+        "D": CUT_REACHES["D"],
+        "G": CUT_REACHES["G"] | {"CLS": "GC", "CAM": "G", "IDT": "G", "EDGE": "G"},
+    },
+}
+
+COMMON: dict[str, tuple[object, ...]] = {
+    "plain": (),
+    "batch 1": ("--batch_size", 1),
+    "batch 3": ("--batch_size", 3),
+    "wgangp": ("--gan_mode", "wgangp"),
+    "hinge": ("--gan_mode", "hinge"),
+    "bf16": ("--amp", "bf16"),
+    "unet": ("--netG", "unet_128", "--load_size", 128, "--crop_size", 128),
+    "batch norm": ("--normG", "batch", "--normD", "batch"),
+    "sgd": ("--optimizer", "sgd"),
+}
+CUT_VARIANTS: dict[str, tuple[object, ...]] = {
+    "FastCUT": ("--CUT_mode", "FastCUT"),
+    "reshape": ("--netF", "reshape"),
+    "sample": ("--netF", "sample", "--nce_includes_all_negatives_from_minibatch"),
+}
+OWN: dict[str, dict[str, tuple[object, ...]]] = {
+    "cut": CUT_VARIANTS,
+    "cutcam": CUT_VARIANTS
+    | {
+        "l2": ("--cam_norm", "l2"),
+        "softmax": ("--cam_norm", "softmax", "--cam_method", "gradcam_feature"),
+        "label free": ("--cam_norm", "mean", "--cam_method", "label_free"),
+        "lse": ("--cam_pool", "lse", "--cam_adv_side", "g", "--edge_mode", "ngf"),
+        "first layer": ("--cam_layer", 0, "--cam_pool", "topk", "--edge_mode", "keep"),
+    },
+}
+
+
+def variants() -> list[tuple[str, str]]:
+    return [(model, name) for model in MODELS.names() for name in {**COMMON, **OWN.get(model, {})}]
+
+
+def flags_of(model: str, variant: str = "plain") -> tuple[object, ...]:
+    chosen = {**COMMON, **OWN.get(model, {})}[variant]
+    return ("--model", model, "--batch_size", 2, *FULL.get(model, ()), *chosen)
+
+
+# --- one step
+
+
+@pytest.mark.parametrize(("model", "variant"), variants())
+def test_terms_are_finite_sum_up_and_every_network_moves(bench: BenchMaker, model: str, variant: str) -> None:
+    made = bench(*flags_of(model, variant))
+    before = {name: _parameters(net) for name, net in made.model.nets.items()}
+    for step in range(2):
+        scalars = made.step(step).scalars
+        assert all(math.isfinite(value) for value in scalars.values()), scalars
+    for phase in made.model.phases:
+        terms = _terms(made, phase.name)
+        total = sum(float(scalars[name]) for name in terms)
+        assert float(scalars[phase.name]) == pytest.approx(total, rel=1e-5)
+    for name, net in made.model.nets.items():
+        after = _parameters(net)
+        assert len(after) == 0 or not torch.equal(before[name], after), f"{name} did not move"
+        assert bool(torch.isfinite(after).all())
+
+
+def _parameters(net: torch.nn.Module) -> Tensor:
+    values = [p.detach().flatten() for p in net.parameters()]
+    return torch.cat(values) if values else torch.zeros(0)
+
+
+def _terms(made: Bench, phase: str) -> dict[str, Tensor]:
+    state = made.model.forward_train(made.batch(), made.info())
+    return next(p for p in made.model.phases if p.name == phase).losses(state)
+
+
+# --- gradients
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+def test_each_term_reaches_exactly_its_networks(bench: BenchMaker, model: str) -> None:
+    expected = REACHES.get(model)
+    assert expected, f"say in REACHES which networks the terms of {model} train"
+    made = bench(*flags_of(model), "--gan_mode", "wgangp")
+    nets = made.model.nets
+    state = made.model.forward_train(made.batch(), made.info())
+    found: dict[str, dict[str, str]] = {}
+    for phase in made.model.phases:
+        with only_trains(nets, phase.nets):
+            terms = phase.losses(state)
+            found[phase.name] = {name: _reached(term, nets) for name, term in terms.items()}
+    assert found == expected
+
+
+def _reached(term: Tensor, nets: dict[str, torch.nn.Module]) -> str:
+    """Names of the networks that the term sends a gradient other than 0 to; all gradients must be finite."""
+    for net in nets.values():
+        net.zero_grad(set_to_none=True)
+    term.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    reached = ""
+    for name, net in nets.items():
+        gradients = [p.grad for p in net.parameters() if p.grad is not None]
+        assert all(bool(torch.isfinite(g).all()) for g in gradients), name
+        reached += name if any(bool(g.any()) for g in gradients) else ""
+    return "".join(sorted(reached, key="GDFC".find)) if set(reached) <= set("GDFC") else reached
+
+
+# The biases before an instance norm have no effect, so their gradient is zero but for round-off.
+@pytest.mark.parametrize("model", MODELS.names())
+def test_no_weight_is_left_out(bench: BenchMaker, model: str) -> None:
+    made = bench(*flags_of(model))
+    made.step()
+    for name, net in made.model.nets.items():
+        idle = [key for key, p in net.named_parameters() if p.grad is None or not bool(p.grad.any())]
+        assert not idle, f"{name}: no gradient on {idle}"
+
+
+# Terms that are no mean over images: none yet. Two processes equal one only where there are none.
+CROSSING: dict[str, set[str]] = {}
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+def test_a_batch_is_the_mean_of_its_images(bench: BenchMaker, model: str) -> None:
+    """No term crosses images. What looks at the whole batch, over all processes, is off."""
+    off = ("--cam_grad_cap", 0, "--cam_standardise", False) if "CAM" in REACHES[model].get("G", {}) else ()
+    flags = (*flags_of(model), "--gan_mode", "wgangp", *off)
+
+    def terms(rows: list[int]) -> dict[str, float]:
+        made = bench(*flags)
+        batch = made.batch()
+        part = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        part = {k: tuple(v[r] for r in rows) if isinstance(v, tuple) else v[rows] for k, v in part.items()}
+        state = made.model.forward_train(replace(batch, **part), made.info())
+        return {n: t.item() for phase in made.model.phases for n, t in phase.losses(state).items()}
+
+    both, first, second = terms([0, 1]), terms([0]), terms([1])
+    for name in set(both) - CROSSING.get(model, set()):
+        assert both[name] == pytest.approx((first[name] + second[name]) / 2, rel=1e-4, abs=1e-7), name
+
+
+# --- learning
+
+LEARNS = [(m, v) for m, v in variants() if v in ("plain", "FastCUT", "hinge", "l2")]
+
+
+@pytest.mark.parametrize(("model", "variant"), LEARNS)
+def test_each_phase_learns_one_batch_with_the_others_frozen(bench: BenchMaker, model: str, variant: str) -> None:
+    for index in range(len(bench(*flags_of(model, variant)).model.phases)):
+        made = bench(*flags_of(model, variant), "--lr", 0.001)
+        batch, info, phase = made.batch(), made.info(step=1), made.model.phases[index]
+        others = {n: _parameters(net) for n, net in made.model.nets.items() if n not in phase.nets}
+        totals = []
+        for _ in range(20):
+            state = made.model.forward_train(batch, info)
+            with only_trains(made.model.nets, phase.nets):
+                total = torch.stack(list(phase.losses(state).values())).sum()
+                for name in phase.nets:
+                    made.optimizers[name].zero_grad()
+                total.backward()  # type: ignore[no-untyped-call]
+                for name in phase.nets:
+                    made.optimizers[name].step()
+            totals.append(total.item())
+        assert totals[-1] < 0.9 * totals[0], (phase.name, totals)
+        for name, before in others.items():
+            assert torch.equal(before, _parameters(made.model.nets[name])), f"{name} is frozen but moved"
+
+
+# --- weights of zero
+
+ZERO = {
+    "lambda_GAN": {"G_GAN", "D_fake", "D_real", "D"},
+    "lambda_NCE": {"NCE", "NCE_Y"},
+    "lambda_GP": {"D_GP"},
+    "lambda_CLS": {"CLS"},
+    "lambda_CAM": {"CAM"},
+    "lambda_IDT": {"IDT"},
+    "lambda_EDGE": {"EDGE"},
+}
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+def test_a_weight_of_zero_computes_nothing(bench: BenchMaker, model: str) -> None:
+    made = bench(*flags_of(model), "--gan_mode", "wgangp")
+    everything = set(made.step().scalars)
+    weights = [name for name in vars(made.run.model) if name.startswith("lambda_")]
+    assert weights
+    for weight in weights:
+        assert weight in ZERO, f"say in ZERO which terms go with --{weight} 0"
+        without = bench(*flags_of(model), "--gan_mode", "wgangp", f"--{weight}", 0)
+        gone = ZERO[weight] | ({"D_GP"} if weight == "lambda_GAN" else set())
+        assert gone <= everything
+        assert set(without.step().scalars) == everything - gone
+        if weight == "lambda_GAN":
+            assert "D" not in without.model.nets
+
+
+# --- golden losses
+
+
+def smooth_batch(number: int, size: int = 32, channels: int = 3) -> Batch:
+    """Two smooth random images a domain, without any file: the same everywhere."""
+
+    def images(purpose: str) -> Tensor:
+        coarse = torch.rand(2, channels, 8, 8, generator=generator(7, purpose, number))
+        return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear") * 2 - 1
+
+    index = torch.tensor([2 * number, 2 * number + 1])
+    names = tuple(f"smooth {int(i)}" for i in index)
+    return Batch(images("golden A"), images("golden B"), names, names, index % 4, index, index)
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+def test_losses_of_five_steps_are_golden(bench: BenchMaker, model: str) -> None:
+    """A change of the mathematics shows here. If it is wanted, write the files anew:
+
+    CUTCAM_WRITE_GOLDEN=1 python -m pytest tests/models/test_every_model.py -k golden
+    """
+    made = bench(*flags_of(model))
+    steps = [made.step(step, smooth_batch(step % 2)).scalars for step in range(5)]
+    found = [{name: float(value) for name, value in scalars.items()} for scalars in steps]
+    path = GOLDEN / f"losses_{model}.json"
+    if os.environ.get(WRITE_GOLDEN):
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    assert path.is_file(), f"{path.name} does not exist; write it with {WRITE_GOLDEN}=1"
+    golden = json.loads(path.read_text())
+    assert len(golden) == len(found)
+    for step, (terms, wanted) in enumerate(zip(found, golden, strict=True)):
+        assert terms == pytest.approx(wanted, rel=1e-4, abs=1e-6), f"step {step}"
