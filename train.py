@@ -10,11 +10,10 @@ from torch import nn
 from data import DATASETS
 from data.base import Dataset, histogram
 from data.domain import save_formats
-from models import MODELS
+from models import MODELS, load_pretrained
 from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
 from util import ranks
-from util.checkpoint import load_weights
 from util.engine.build import choose_device, trainer_from
 from util.engine.run_folder import describe_run, state_to_continue
 from util.engine.signals import StopRequest
@@ -32,7 +31,7 @@ def main() -> int:
     dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple)
     model.check_data(dataset.labels)
     if run.experiment.pretrained_name:
-        start_from(run, model.nets)
+        load_pretrained(run, model.nets)
 
     ranks.barrier()  # no rank may meet a folder that the first one has begun to fill
     trainer = trainer_from(run, model, dataset, state["position"]["step"] if state else None)
@@ -48,13 +47,6 @@ def main() -> int:
         print(f"stopped after step {trainer.position.step}; to continue: {resume_command(run)}")
     ranks.stop()
     return 0
-
-
-def start_from(run: RunOptions, nets: dict[str, nn.Module]) -> None:
-    """Begin with the exported weights of another run."""
-    folder = run.folder.parent / str(run.experiment.pretrained_name)
-    for name, net in nets.items():
-        load_weights(folder / f"{run.experiment.epoch}_net_{name}.pth", net)
 
 
 def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, device: torch.device) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from models.base import MODELS, Model
 from util.checkpoint import load_weights
@@ -13,7 +15,7 @@ from util.checkpoint import load_weights
 if TYPE_CHECKING:
     from options.parse import RunOptions
 
-__all__ = ["MODELS", "load_run", "load_trained"]
+__all__ = ["MODELS", "load_pretrained", "load_run", "load_trained"]
 
 
 def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True) -> Model[Any]:
@@ -31,6 +33,21 @@ def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True) -
     model.to(device)
     model.train(not evaluate)
     return model
+
+
+def load_pretrained(run: RunOptions, nets: Mapping[str, nn.Module]) -> None:
+    """Begin with the exported weights of the run that --pretrained_name names, where it has them.
+
+    Raises:
+        CheckpointError: there are no weights of G, or weights do not fit.
+    """
+    folder = run.folder.parent / str(run.experiment.pretrained_name)
+    for name, net in nets.items():
+        file = folder / f"{run.experiment.epoch}_net_{name}.pth"
+        if name != "G" and folder.is_dir() and not file.exists():  # a run of another model
+            print(f"{file}: does not exist, so {name} starts anew")
+        else:
+            load_weights(file, net)
 
 
 def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu") -> Model[Any]:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from models.base import MODELS, Explanation
 from models.builders import initialised
 from models.cam.functional import (
-    CAM_NORMS,
     correlation,
     dead,
     entropy,
@@ -30,16 +29,16 @@ from models.cam.functional import (
     std_over_mean,
     top_mass,
 )
-from models.cut_model import CutModel, CutOptions, CutState, GanWeights, check_channels
+from models.cut_model import CutModel, CutState, GanWeights, check_channels
+from models.cutcam_options import CutCamOptions, head_layer
 from models.guards import CollapseGuard, GradientCap, MapMemory
 from models.losses.cam import adversarial_weights, cam_invariance
 from models.losses.classification import class_consistency
-from models.losses.edge import EDGE_MODES, edge_loss
+from models.losses.edge import edge_loss
 from models.losses.identity import identity_loss
 from models.networks import ClassHead
-from models.networks.class_head import POOLS
-from models.pseudo_labels import MODES, PseudoLabels
-from options.schema import Group, OptionError, option
+from models.pseudo_labels import PseudoLabels
+from options.schema import Group, OptionError
 from util.errors import UserError
 from util.seeding import StepInfo
 from util.visual.overlay import heat_map, overlay
@@ -48,56 +47,7 @@ if TYPE_CHECKING:
     from data.base import Batch
     from options.parse import RunOptions
 
-CAM_METHODS = ("gradcam", "gradcam_feature", "label_free")
 WARM_UP = 0.05  # share of the run that an automatic warm-up or ramp takes
-
-
-@dataclass(frozen=True)
-class CutCamOptions(CutOptions):
-    """CUTCAM: contrastive and adversarial loss, class head, class activation maps"""
-
-    CUT_mode: str = option("CUTCAM", "preset: CUTCAM (CUT's values) or FastCUT", choices=("CUTCAM", "CUT", "FastCUT"))
-    num_classes: int = option(7, "classes of the head", low=2)
-    cam_layer: int = option(-1, "layer of the head and its maps, as an index into nce_layers; -1: the last")
-    cam_pool: str = option("gap", "pooling of the head: mean, log-mean-exp, or top 5 %", choices=POOLS)
-    cam_method: str = option(
-        "gradcam",
-        "map: gradcam (at the head's hidden layer), gradcam_feature (at cam_layer), label_free",
-        choices=CAM_METHODS,
-    )
-    cam_standardise: bool = option(True, "the head sees how an image differs from the average one, see ClassHead")
-    lambda_CLS: float = option(1.0, "weight of class consistency", low=0)
-    lambda_CAM: float = option(25.0, "weight of CAM invariance; means something only with --cam_norm", low=0)
-    lambda_IDT: float = option(0.0, "weight of |G(y) - y|", low=0)
-    lambda_EDGE: float = option(0.0, "weight of the Sobel edge loss", low=0)
-    cam_norm: str = option(
-        "minmax",
-        "scale of maps in the CAM loss; minmax, mean: L1; l2: 2 - 2 cos; softmax: KL",
-        choices=tuple(CAM_NORMS),
-    )
-    cam_tau: float = option(1.0, "temperature of --cam_norm softmax", low=1e-6)
-    cam_eps: float = option(1e-6, "guard of the maps' normalisation", low=0)
-    cam_grad_cap: float = option(
-        1.0, "largest ratio of the CAM term's gradient on G(x) to the contrastive one's; 0: no cap", low=0
-    )
-    cam_weight_adv: bool = option(False, "weight D's map by the input's CAM")
-    cam_adv_side: str = option("both", "whose adversarial terms: D's and G's, or G's alone", choices=("both", "g"))
-    cam_adv_strength: float = option(1.0, "0: no weighting, 1: the map alone", low=0, high=1)
-    edge_mode: str = option("l1", "edges: equal (l1), aligned (ngf), not lost (keep)", choices=tuple(EDGE_MODES))
-    label_smoothing: float = option(0.1, "of the class loss", low=0, high=0.99)
-    head_dropout: float = option(0.0, "dropout in the class head", low=0, high=0.99)
-    pseudo_labels: str = option("kmeans", "labels for unlabelled images", choices=MODES)
-    pseudo_every: int = option(0, "epochs between rounds of pseudo-labels; 0: 1, and 5 after 5 rounds", low=0)
-    cls_start_epoch: float = option(
-        -1.0, "epochs before the class terms start; -1: 0 with labels, else 5 % of the run", low=-1
-    )
-    cam_start_epoch: float = option(
-        -1.0, "epochs before the CAM terms start; -1: 5 % of the run after the class terms", low=-1
-    )
-    collapse_window: int = option(200, "steps over which a collapsed head is recognised", low=2)
-    on_collapse: str = option("warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop"))
-
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = CutOptions.PRESETS
 
 
 class CollapseError(UserError, RuntimeError):
@@ -151,7 +101,7 @@ class CutCamModel(CutModel):
     def networks_from(cls, run: RunOptions) -> dict[str, nn.Module]:
         nets = super().networks_from(run)
         opt: CutCamOptions = run.model  # type: ignore[assignment]
-        layer = opt.nce_layers[_cam_index(opt)]
+        layer = opt.nce_layers[head_layer(opt)]
         generator = nets["G"]
         head = ClassHead(
             generator.feature_channels([layer])[0],  # type: ignore[operator]
@@ -170,7 +120,7 @@ class CutCamModel(CutModel):
         opt: CutCamOptions = run.model  # type: ignore[assignment]
         check_channels(run, "the class head")
         cut = super().arguments_from(run)
-        return cut | {"cam_index": _cam_index(opt), "opt": opt, "seed": run.experiment.seed}
+        return cut | {"cam_index": head_layer(opt), "opt": opt, "seed": run.experiment.seed}
 
     # -- forward ----------------------------------------------------------------------------------------------
 
@@ -323,7 +273,10 @@ class CutCamModel(CutModel):
     def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
         if self._all_labelled or self.opt.lambda_CLS == 0 == self.opt.lambda_CAM:
             return
-        reached = self.opt.cls_start_epoch < 0 or info.progress >= self.opt.cls_start_epoch
+        if self.opt.cls_start_epoch < 0:  # a round before the epoch in which the class terms start, none earlier
+            reached = info.fraction + info.epoch_share > WARM_UP
+        else:
+            reached = info.progress + 1 > self.opt.cls_start_epoch
         if reached and self.pseudo.due(int(info.progress)):
             with self.evaluating():  # labels must follow from the weights alone
                 text = self.pseudo.refresh(int(info.progress), read_source(), self._encode_for_labels)
@@ -424,12 +377,3 @@ class CutCamModel(CutModel):
         self.cap.load(state["cap"])
         self.memory.load(state["memory"])
         self.collapsed = bool(state["collapsed"])
-
-
-def _cam_index(opt: CutCamOptions) -> int:
-    count = len(opt.nce_layers)
-    if not -count <= opt.cam_layer < count:
-        raise OptionError(
-            f"--cam_layer {opt.cam_layer}: --nce_layers names {count} layers, so it must be in {-count}..{count - 1}"
-        )
-    return opt.cam_layer % count

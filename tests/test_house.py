@@ -52,6 +52,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("options.groups", 2),
     # 3: what can be added by one file
     ("models.*_model", 3),
+    ("models.*_options", 3),
     ("data.*_dataset", 3),
     # 4: registries
     ("models", 4),
@@ -86,6 +87,8 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("util.engine*", "util.engine*"),
     ("data.*_dataset", "data.*_dataset"),
     ("models.*_model", "models.*_model"),  # one other; see below
+    ("models.*_model", "models.*_options"),
+    ("models.*_options", "models.*_model"),  # options extend the other model's
     ("options.parse", "options.flags"),
     ("options.parse", "options.yaml_config"),
     ("*", "options"),  # packages that hold nothing

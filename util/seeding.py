@@ -35,6 +35,7 @@ class StepInfo:
     step: int  # optimiser steps done before this one, over the whole run
     progress: float = 0.0  # epochs done, with the fraction of the current one
     fraction: float = 0.0  # of the whole run that is done, 0 to 1
+    epoch_share: float = 1.0  # of the whole run that one epoch is
     rank: int = 0
     world_size: int = 1
 

@@ -77,7 +77,9 @@ def test_one_step_by_hand() -> None:
     assert {name: float(value) for name, value in result.scalars.items()} == pytest.approx(expected | norms)
     assert not any(value.requires_grad for value in result.scalars.values())
     assert model.passes == 1
-    assert float(result.state) == 2.0
+    assert result.state.item() == 2.0
+    gradients = {name: net.get_parameter("w").grad for name, net in model.nets.items()}
+    assert gradients == pytest.approx({"D": 4.0, "G": 2.84})  # D's is its own phase's: G's sent it none
 
 
 def test_watching_gradients_changes_nothing() -> None:

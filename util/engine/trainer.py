@@ -257,6 +257,7 @@ class Trainer:
             at.step,
             progress,
             at.step / max(1, self._total_steps()),
+            len(self.sampler) / max(1, self._total_steps()),
             ranks.rank(),
             ranks.world_size(),
         )
