@@ -30,11 +30,11 @@ def main() -> int:
     model = MODELS.get(run.experiment.model).from_options(run).to(device)
     dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple)
     model.check_data(dataset.labels)
-    if run.experiment.pretrained_name:
+    if run.experiment.pretrained_name and not state:
         load_pretrained(run, model.nets)
 
     ranks.barrier()  # no rank may meet a folder that the first one has begun to fill
-    trainer = trainer_from(run, model, dataset, state["position"]["step"] if state else None)
+    trainer = trainer_from(run, model, dataset, state)
     if state:
         trainer.load(state)  # before anything of the run is written over: the options may not fit
     if ranks.is_first():

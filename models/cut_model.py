@@ -168,6 +168,11 @@ class CutModel(Model[CutState]):
             OptionError: options that contradict each other.
         """
         opt: CutOptions = run.model  # type: ignore[assignment]
+        if run.optim.gan_mode == "wgangp" and run.networks.normD == "batch" and opt.lambda_GAN > 0:
+            raise OptionError(
+                "--gan_mode wgangp: its gradient penalty is defined per image, and --normD batch mixes images; "
+                "use --normD instance"
+            )
         if not opt.nce_layers:
             raise OptionError("--nce_layers: name at least one layer")
         if opt.lambda_NCE > 0:

@@ -96,6 +96,7 @@ class CutCamModel(CutModel):
         self.memory = MapMemory()
         self.collapsed = False
         self._all_labelled = False
+        self._reached = (0.0, 0.0)  # ramps never fall, also when a run is made longer
 
     @classmethod
     def networks_from(cls, run: RunOptions) -> dict[str, nn.Module]:
@@ -199,9 +200,13 @@ class CutCamModel(CutModel):
         at_once = opt.cls_start_epoch <= 0 and cls == 0.0
         cls_ramp = 1.0 if at_once else (info.fraction - cls) / WARM_UP
         cam_ramp = 1.0 if opt.cam_start_epoch == 0 else (info.fraction - cam) / WARM_UP
+        self._reached = (
+            max(self._reached[0], min(1.0, max(0.0, cls_ramp))),
+            max(self._reached[1], min(1.0, max(0.0, cam_ramp))),
+        )
         if self.collapsed:  # label-free maps go on: they need no head
-            cls_ramp, cam_ramp = 0.0, cam_ramp if opt.cam_method == "label_free" else 0.0
-        return min(1.0, max(0.0, cls_ramp)), min(1.0, max(0.0, cam_ramp))
+            return 0.0, self._reached[1] if opt.cam_method == "label_free" else 0.0
+        return self._reached
 
     # -- losses -----------------------------------------------------------------------------------------------
 
@@ -215,7 +220,9 @@ class CutCamModel(CutModel):
         fake = fake.flip(-1) if state.mirrored else fake
         if state.cam_B is None:
             return GanWeights(g_fake=fake)
-        real = adversarial_weights(state.cam_B, size, strength, self.opt.cam_eps)
+        # Where the fake side is unweighted, a weighted real side alone would shift D's optimum.
+        paired = (state.has_cam & ~dead(state.cam_A, self.opt.cam_eps))[:, None, None]
+        real = adversarial_weights(state.cam_B * paired, size, strength, self.opt.cam_eps)
         return GanWeights(d_fake=fake, d_real=real, g_fake=fake)
 
     @staticmethod
@@ -263,6 +270,12 @@ class CutCamModel(CutModel):
     # -- labels -----------------------------------------------------------------------------------------------
 
     def check_data(self, labels: Sequence[int]) -> None:
+        guided = self.opt.lambda_CAM > 0 or self.opt.cam_weight_adv
+        if guided and self.opt.lambda_CLS == 0 and self.opt.cam_method != "label_free":
+            self.messages.append(
+                "WARNING: with --lambda_CLS 0 nothing trains the class head, so its maps are as random as its first "
+                "weights; use --lambda_CLS 1 or --cam_method label_free"
+            )
         self._all_labelled = min(labels, default=-1) >= 0
         if min(labels, default=-1) < 0 and self.opt.pseudo_labels == "none" and max(labels, default=-1) < 0:
             self.messages.append(
@@ -297,7 +310,7 @@ class CutCamModel(CutModel):
         layer = [self.nce_layers[self.cam_index]]
         features = [self.generator.encode(image, layer)[0] for image in (source, fake)]
         hidden = [self.head.hidden_map(feature) for feature in features]
-        logits = [self.head.logits_from_hidden(h) for h in hidden]
+        logits = [self.head.logits_from_hidden(h, frozen=True) for h in hidden]  # frozen: without dropout
         chosen = logits[0].argmax(1)
         if classes is not None:
             chosen = torch.where(classes >= 0, classes, chosen)
@@ -341,9 +354,11 @@ class CutCamModel(CutModel):
             "CAM_std_over_mean": std_over_mean(cam).mean(),
             "CAM_top5": top_mass(cam).mean(),
             "CAM_dead": dead(state.cam_A).float().mean(),
+            "CAM_dead_fake": dead(state.cam_fake.detach()).float().mean(),
             "CAM_weight": torch.tensor(self.opt.lambda_CAM * state.cam_ramp * self.cap.scale, device=cam.device),
         }
-        return values | self._accuracies(state)
+        shares = {f"head_share_{c}": share for c, share in enumerate(self.guard.shares.to(cam.device))}
+        return values | self._accuracies(state) | shares
 
     def _accuracies(self, state: CutCamState) -> dict[str, Tensor]:
         """Share of labelled images the head names rightly: input, translation, and translation made soft.
@@ -369,6 +384,7 @@ class CutCamModel(CutModel):
             "cap": self.cap.state(),
             "memory": self.memory.state(),
             "collapsed": self.collapsed,
+            "reached": list(self._reached),
         }
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -377,3 +393,4 @@ class CutCamModel(CutModel):
         self.cap.load(state["cap"])
         self.memory.load(state["memory"])
         self.collapsed = bool(state["collapsed"])
+        self._reached = (float(state["reached"][0]), float(state["reached"][1]))

@@ -29,7 +29,7 @@ class CutCamOptions(CutOptions):
         "map: gradcam (at the head's hidden layer), gradcam_feature (at cam_layer), label_free",
         choices=CAM_METHODS,
     )
-    cam_standardise: bool = option(True, "the head sees how an image differs from the average one, see ClassHead")
+    cam_standardise: bool = option(True, "centre and scale the head's pooled channels by running statistics")
     lambda_CLS: float = option(1.0, "weight of class consistency", low=0)
     lambda_CAM: float = option(25.0, "weight of CAM invariance; means something only with --cam_norm", low=0)
     lambda_IDT: float = option(0.0, "weight of |G(y) - y|", low=0)
@@ -42,7 +42,9 @@ class CutCamOptions(CutOptions):
     cam_tau: float = option(1.0, "temperature of --cam_norm softmax", low=1e-6)
     cam_eps: float = option(1e-6, "guard of the maps' normalisation", low=0)
     cam_grad_cap: float = option(
-        1.0, "largest ratio of the CAM term's gradient on G(x) to the contrastive one's; 0: no cap", low=0
+        1.0,
+        "largest ratio of CAM to NCE gradient on G(x), measured every 50 steps; 0: no cap",
+        low=0,
     )
     cam_weight_adv: bool = option(False, "weight D's map by the input's CAM")
     cam_adv_side: str = option("both", "whose adversarial terms: D's and G's, or G's alone", choices=("both", "g"))

@@ -12,6 +12,8 @@ from torch import Tensor
 from models.cam.functional import cross_image_correlation, effective_classes, full_precision, resize_map
 from util import ranks
 
+# Loss scales to measure 16-bit gradients with, which vanish or overflow otherwise; they drop out of the ratio.
+LOSS_SCALES = (1024.0, 1.0)
 COLLAPSED = 1.5  # effective classes below which a head counts as collapsed
 
 
@@ -50,6 +52,11 @@ class CollapseGuard:
         """Effective number of predicted classes in the window, 1 to K; NaN before the first step."""
         rows = self._predicted[: min(self._seen, len(self._predicted))]
         return float(effective_classes(rows)) if len(rows) else math.nan
+
+    @property
+    def shares(self) -> Tensor:
+        """(K,) mean probability of each class in the window; NaN before the first step."""
+        return self._predicted[: min(self._seen, len(self._predicted))].mean(0)
 
     @property
     def collapsed(self) -> bool:
@@ -91,15 +98,17 @@ class GradientCap:
         """Set `scale` from the gradients of two losses on the first `count` rows of `image`; keeps the graphs."""
         if not term.requires_grad or not reference.requires_grad:
             return
-        # A loss scale of its own keeps 16-bit gradients from vanishing; it drops out of the ratio.
-        norms = [
-            full_precision(torch.autograd.grad(loss * 1024.0, image, retain_graph=True)[0][:count]).square().sum()
-            for loss in (term, reference)
-        ]
-        ours, theirs = ranks.sum_over_ranks(torch.stack(norms)).sqrt().tolist()
-        if math.isfinite(ours) and math.isfinite(theirs) and ours > 0:
-            self.scale = min(1.0, self.limit * theirs / ours)
-            self._measured = True
+        for loss_scale in LOSS_SCALES:
+            norms = [
+                full_precision(torch.autograd.grad(loss * loss_scale, image, retain_graph=True)[0][:count])
+                for loss in (term, reference)
+            ]
+            squares = torch.stack([norm.square().sum() for norm in norms])
+            ours, theirs = ranks.sum_over_ranks(squares).sqrt().tolist()
+            if math.isfinite(ours) and math.isfinite(theirs) and ours > 0:
+                self.scale = min(1.0, self.limit * theirs / ours)
+                self._measured = True
+                return
 
     def state(self) -> dict[str, Any]:
         return {"scale": self.scale, "measured": self._measured}

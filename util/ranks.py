@@ -25,8 +25,18 @@ def is_first() -> bool:
 
 def start(device: torch.device) -> None:
     """Join the process group that `torchrun` describes in the environment; nothing to do for one process."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)  # what is only called "cuda" must be this rank's GPU, not the first
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+
+
+def device() -> torch.device:
+    """Where a tensor must be to be sent to the other ranks."""
+    if world_size() > 1 and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def stop() -> None:
@@ -51,6 +61,13 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a tensor over all ranks; carries no gradient."""
     return sum_over_ranks(value) / world_size()
+
+
+def known_mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over the ranks that know a value; NaN stands for unknown, and stays where no rank knows it."""
+    known = ~values.isnan()
+    total = sum_over_ranks(torch.where(known, values, 0.0))
+    return total / sum_over_ranks(known.to(values.dtype))
 
 
 def from_first(value: Tensor) -> Tensor:

@@ -104,7 +104,9 @@ class PatchSampleF(nn.Module):
         rows = []
         for index, (feature, embed) in enumerate(zip(features, embeddings, strict=True)):
             vectors = _vectors(feature, None if ids is None else ids[index])
-            rows.append(_unit(embed(vectors)))
+            # A fresh MLP's outputs are of the order 1e-5: in 16 bits, dividing by their norm would overflow.
+            with torch.autocast(vectors.device.type, enabled=False):
+                rows.append(_unit(embed(vectors.to(torch.promote_types(vectors.dtype, torch.float32)))))
         return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,11 @@ def choose_device(gpu_ids: str) -> torch.device:
     local = os.environ.get("LOCAL_RANK")
     if text == "auto" or (local is not None and torch.cuda.is_available()):
         if torch.cuda.is_available():
+            if int(local or 0) >= torch.cuda.device_count():
+                raise DeviceError(
+                    f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
+                    "lower --nproc_per_node, or use --gpu_ids -1"
+                )
             return torch.device("cuda", int(local or 0))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if not text.isdigit():
@@ -62,14 +68,19 @@ def choose_device(gpu_ids: str) -> torch.device:
     return torch.device("cuda", int(text))
 
 
-def trainer_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None = None) -> Trainer:
+def trainer_from(
+    run: RunOptions, model: Model[Any], dataset: Dataset, state: Mapping[str, Any] | None = None
+) -> Trainer:
     """The trainer of a run.
 
     Args:
         model: on its device.
-        resume_step: the step a continued run stands at; None for a new run.
+        state: of the run that is continued, not loaded here; None for a new run.
     """
     data, schedule = run.data, run.schedule
+    resume_step = state["position"]["step"] if state else None
+    # CUT's users continue with --epoch_count; here the run knows where it stands, and that flag must not shift it.
+    first_epoch = state["first_epoch"] if state else schedule.epoch_count
     sampler = GlobalBatchSampler(
         len(dataset),
         data.batch_size,
@@ -94,7 +105,7 @@ def trainer_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_st
             schedule.lr_policy,
             schedule.n_epochs,
             schedule.n_epochs_decay,
-            schedule.epoch_count,
+            first_epoch,
             schedule.lr_decay_iters,
         )
         for name, optimizer in optimizers.items()
@@ -108,7 +119,7 @@ def trainer_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_st
         Precision(run.optim.amp, model.device),
         outputs_from(run, model, dataset, resume_step),
         frequencies_from(run),
-        epochs=(schedule.epoch_count, schedule.last_epoch),
+        epochs=(first_epoch, schedule.last_epoch),
         max_iters=schedule.max_iters,
         seed=run.experiment.seed,
     )

@@ -22,8 +22,8 @@ def to_network(sample: Tensor, multiple: int, device: torch.device) -> tuple[Ten
 
 def to_image(output: Tensor, padded_from: tuple[int, int], own_size: tuple[int, int]) -> Tensor:
     """A batch of one in [-1, 1] as (C, H, W) in [0, 1] on the CPU, at the image's own size."""
-    image = resize_to(crop_to(output.float(), padded_from), own_size, -1.0, 1.0)
-    return image[0].add(1).div(2).clamp(0, 1).cpu()
+    cropped_output = crop_to(output.float(), padded_from).cpu()  # MPS may lack antialiased bicubic resizing
+    return resize_to(cropped_output, own_size, -1.0, 1.0)[0].add(1).div(2).clamp(0, 1)
 
 
 @torch.inference_mode()

@@ -31,8 +31,7 @@ class StopRequest:
         """Whether any rank was asked to stop; all ranks must call it after the same step."""
         if ranks.world_size() == 1:
             return self._asked
-        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        return bool(ranks.sum_over_ranks(torch.tensor(float(self._asked), device=device)) > 0)
+        return bool(ranks.sum_over_ranks(torch.tensor(float(self._asked), device=ranks.device())) > 0)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

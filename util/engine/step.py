@@ -73,6 +73,7 @@ def train_step(
     with precision.autocast():
         state = model.forward_train(batch, info)
     scalars: dict[str, Tensor] = {}
+    stepped = False
     for phase in model.phases:
         with only_trains(model.nets, phase.nets):
             with precision.autocast():
@@ -84,23 +85,26 @@ def train_step(
             _check_finite(phase.name, terms, total, batch)
             trained = [p for name in phase.nets for p in model.nets[name].parameters()]
             if watch_gradients:
-                scalars |= gradient_norms(terms, trained)
+                scalars |= gradient_norms(terms, trained, precision.scaler.get_scale())
             made = [optimizers[name] for name in phase.nets if name in optimizers]  # netF sample has no weights
-            _update(total, made, trained, precision)
-    precision.scaler.update()
+            stepped |= _update(total, made, trained, precision)
+    if stepped:
+        precision.scaler.update()
     return StepResult(scalars, state)
 
 
-def _update(total: Tensor, optimizers: list[Optimizer], trained: Sequence[Tensor], precision: Precision) -> None:
+def _update(total: Tensor, optimizers: list[Optimizer], trained: Sequence[Tensor], precision: Precision) -> bool:
+    """One optimiser step; False where there was nothing to step."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     if not total.requires_grad:
-        return
+        return False
     precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     ranks.average_gradients(trained)
-    for optimizer in optimizers:
-        if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
-            precision.scaler.step(optimizer)
+    reached = [o for o in optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
+    for optimizer in reached:
+        precision.scaler.step(optimizer)
+    return bool(reached)
 
 
 @contextmanager
@@ -116,15 +120,17 @@ def only_trains(nets: Mapping[str, nn.Module], names: tuple[str, ...]) -> Iterat
             parameter.requires_grad_(True)
 
 
-def gradient_norms(terms: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-    """`grad_<term>` -> L2 norm of the term's gradient on all parameters together."""
+def gradient_norms(
+    terms: Mapping[str, Tensor], parameters: Sequence[Tensor], loss_scale: float = 1.0
+) -> dict[str, Tensor]:
+    """`grad_<term>` -> L2 norm of the term's gradient on all parameters together; 16-bit ones need a loss scale."""
     norms = {}
     for name, term in terms.items():
         if not term.requires_grad:
             continue
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(term * loss_scale, parameters, retain_graph=True, allow_unused=True)
         squares = [g.float().square().sum() for g in gradients if g is not None]
-        norms[f"grad_{name}"] = torch.stack(squares).sum().sqrt() if squares else term.new_zeros(())
+        norms[f"grad_{name}"] = torch.stack(squares).sum().sqrt() / loss_scale if squares else term.new_zeros(())
     return norms
 
 

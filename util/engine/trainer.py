@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -96,6 +97,7 @@ class Trainer:
         self.first_epoch, self.last_epoch = epochs
         self.max_iters, self.seed = max_iters, seed
         self.position = Position(epoch=self.first_epoch)
+        self._panel_at = (-1, -1)  # epoch and step of the newest panel
         self._loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
 
     # -- the loop ---------------------------------------------------------------------------------------------
@@ -104,14 +106,16 @@ class Trainer:
         """Train to the end; True if it was reached, False if `stop` asked to leave earlier (state is saved)."""
         stop = stop or StopRequest()
         self.model.train()
+        if self.position.step == 0:
+            self.save("latest")  # from here on the folder is this run's, and a kill in the first step loses nothing
         with self._bar() as bar:
             while self.position.epoch <= self.last_epoch and not self._done():
                 if not self._run_epoch(bar, stop):
                     self.save("latest")
                     return False
         self.save("latest")
-        if self.position.step_in_epoch:  # max_iters ended the run inside an epoch
-            self._write_panel(self.position.epoch)
+        inside = self.position.step_in_epoch > 0  # max_iters ended the run inside an epoch
+        self._write_panel(self.position.epoch if inside else self.position.epoch - 1)
         return True
 
     def _done(self) -> bool:
@@ -191,15 +195,17 @@ class Trainer:
     def _log(self, moment: Moment, result: StepResult) -> None:
         with torch.no_grad():
             values = result.scalars | self.model.monitors(result.state)
-        together = ranks.mean_over_ranks(torch.stack([v.detach().float().reshape(()) for v in values.values()]))
+        together = ranks.known_mean_over_ranks(torch.stack([v.detach().float().reshape(()) for v in values.values()]))
         scalars = dict(zip(values, together.tolist(), strict=True))
         scalars["lr"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self.outputs.sinks.scalars(moment, scalars)
         self.outputs.pages.scalars(moment, scalars)
 
     def _write_panel(self, epoch: int) -> None:
-        if self.outputs.panel is None or not ranks.is_first():
+        at = (epoch, self.position.step)
+        if self.outputs.panel is None or not ranks.is_first() or at == self._panel_at:
             return
+        self._panel_at = at
         self.model.train(False)
         self.outputs.panel.write(epoch, self.model.panel)
         self.model.train()
@@ -210,8 +216,10 @@ class Trainer:
         return Moment(at.epoch, at.step_in_epoch * images, at.step, at.total_iters, seconds, waited)
 
     def _tell(self) -> None:
+        """Pass on what the model has to say; --quiet does not silence it."""
         for message in self.model.messages:
-            self._say(message)
+            if ranks.is_first():
+                tqdm.write(message, file=sys.stderr)
         self.model.messages.clear()
 
     def _say(self, text: str) -> None:
@@ -276,6 +284,7 @@ class Trainer:
             "loss_sum": self._loss_sum,
             "world_size": ranks.world_size(),
             "steps_per_epoch": len(self.sampler),
+            "first_epoch": self.first_epoch,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -171,16 +171,23 @@ class HtmlSink:
         found = ((path, PICTURE_FILE.fullmatch(path.name)) for path in self._web.glob("images/epoch*.png"))
         return [(path, int(m[1]), int(m[2]), m[3]) for path, m in found if m]
 
-    def _moments(self) -> list[_PictureMoment]:
-        """Pictures by moment, newest first; within a moment in the order they were written."""
-        moments: dict[tuple[int, int], _PictureMoment] = {}
-        for path, epoch, step, name in sorted(self._files(), key=lambda file: file[0].stat().st_mtime_ns):
-            moment = moments.setdefault((step, epoch), _PictureMoment(epoch, step, []))
-            moment.pictures.append(_picture(name, path, f"images/{path.name}"))
-        return [moments[key] for key in sorted(moments, reverse=True)]
+    def _moments(self) -> tuple[list[_PictureMoment], int]:
+        """The newest moments, newest first, and how many earlier ones there are; only the newest are opened.
+
+        Within a moment, pictures are in the order they were written.
+        """
+        files: dict[tuple[int, int], list[tuple[Path, str]]] = {}
+        for path, epoch, step, name in self._files():
+            files.setdefault((step, epoch), []).append((path, name))
+        moments = []
+        for step, epoch in sorted(files, reverse=True)[: self._newest]:
+            written = sorted(files[step, epoch], key=lambda file: file[0].stat().st_mtime_ns)
+            pictures = [_picture(name, path, f"images/{path.name}") for path, name in written]
+            moments.append(_PictureMoment(epoch, step, pictures))
+        return moments, len(files) - len(moments)
 
     def _write_page(self, refresh: int | None, state: str) -> None:
-        moments = self._moments()
+        moments, left_out = self._moments()
         if self._last is not None:
             when = f"epoch {self._last.epoch}, step {self._last.step:,}, {datetime.now():%d %b %Y %H:%M}"
             state = f"{state}: {when}"
@@ -190,7 +197,7 @@ class HtmlSink:
             state=state,
             refresh=refresh,
             curves=Markup(svg_groups(read_log(self._run_dir / "log.jsonl"))),
-            moments=moments[: self._newest],
-            left_out=max(0, len(moments) - self._newest),
+            moments=moments,
+            left_out=left_out,
         )
         write_atomic(self.page, page)

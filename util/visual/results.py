@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from torch import Tensor
 
-from data.images import DomainFormat, encode, to_uint8
+from data.images import DomainFormat, encode, unit_to_uint8
 from util.files import write_atomic
 from util.visual.files import png_bytes
 from util.visual.html import Row, write_results_page
@@ -55,6 +55,11 @@ class Results:
         """Where a picture of that kind is written."""
         return self.folder / (self._pattern.format(kind=kind, stem=stem) + suffix)
 
+    def shown(self, kind: str, stem: str, fmt: DomainFormat) -> Path:
+        """The file a browser should show for a picture stored in a format: a preview of 8 bits for 16-bit counts."""
+        deep = fmt.depth == "uint16"
+        return self.folder / PREVIEWS / kind / f"{stem}.png" if deep else self.path(kind, stem)
+
     def stem_of(self, file: Path) -> str:
         """The input's path without suffix; with it where an earlier input has taken that stem.
 
@@ -85,6 +90,6 @@ class Results:
         if fmt.depth != "uint16":
             return written
         # Browsers show 16-bit counts over the whole range of the type, where an infrared image is almost black.
-        preview = self.folder / PREVIEWS / kind / f"{stem}.png"
-        write_atomic(preview, png_bytes(to_uint8(pixels)))
+        preview = self.shown(kind, stem, fmt)
+        write_atomic(preview, png_bytes(unit_to_uint8(pixels)))
         return preview

@@ -1,0 +1,133 @@
+"""What switches CUTCAM's terms on and off, and what is refused or warned about before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import torch
+
+from models.cutcam_model import CutCamModel, CutCamState
+from options.schema import OptionError
+from util.engine.trainer import Trainer
+from util.seeding import StepInfo
+
+if TYPE_CHECKING:
+    from tests.conftest import Bench, BenchMaker, DataMaker, Trained
+
+CUTCAM = ("--model", "cutcam", "--num_classes", "4")
+
+
+def model_of(case: Bench) -> CutCamModel:
+    return cast("CutCamModel", case.model)
+
+
+def test_ramps_do_not_fall_when_a_run_is_made_longer(bench: BenchMaker) -> None:
+    model = model_of(bench(*CUTCAM))
+    assert model.ramps(StepInfo(0, 100, 10.0, 1.0)) == (1.0, 1.0)
+    longer = StepInfo(0, 101, 10.1, 0.01)  # the same place in a run of a hundred times the length
+    assert model.ramps(longer) == (1.0, 1.0)
+    other = model_of(bench(*CUTCAM))
+    assert other.ramps(longer) == (1.0, 0.0)
+    other.load_extra_state(model.extra_state())
+    assert other.ramps(longer) == (1.0, 1.0)
+    other.collapsed = True
+    assert other.ramps(longer) == (0.0, 0.0)
+
+
+def test_explaining_is_without_dropout(bench: BenchMaker) -> None:
+    case = bench(*CUTCAM, "--head_dropout", "0.5")
+    case.model.train()
+    image = case.batch().A
+    first, second = (case.model.explain(image, image) for _ in range(2))
+    assert first.probabilities.equal(second.probabilities)
+
+
+def test_both_sides_are_unweighted_where_the_class_is_unknown(bench: BenchMaker, data: DataMaker) -> None:
+    unlabelled = data(labelled=())
+    case = bench(*CUTCAM, "--cam_weight_adv", "--pseudo_labels", "none", data=unlabelled)
+    model = model_of(case)
+    state = cast("CutCamState", model.forward_train(case.batch(), case.info()))
+    weights = model.gan_weights(state)
+    assert weights.d_fake is not None
+    assert weights.d_real is not None
+    assert weights.d_fake.eq(1).all()
+    assert weights.d_real.eq(1).all()
+
+
+def test_known_classes_weight_both_sides(bench: BenchMaker) -> None:
+    case = bench(*CUTCAM, "--cam_weight_adv")
+    model = model_of(case)
+    weights = model.gan_weights(model.forward_train(case.batch(), case.info()))
+    for side in (weights.d_fake, weights.d_real):
+        assert side is not None
+        assert side.std() > 0
+        torch.testing.assert_close(side.mean(dim=(1, 2, 3)), torch.ones(len(side)))
+
+
+@pytest.mark.parametrize(("flags", "warned"), [((), False), (("--cam_method", "label_free"), False), (("x",), True)])
+def test_an_untrained_head_is_warned_about(bench: BenchMaker, flags: tuple[str, ...], warned: bool) -> None:
+    extra = ("--lambda_CLS", "0") if flags else ()
+    case = bench(*CUTCAM, *extra, *(flags if flags != ("x",) else ()))
+    assert any("nothing trains the class head" in message for message in case.model.messages) is warned
+
+
+def test_the_penalty_of_wgangp_refuses_batch_norm(bench: BenchMaker) -> None:
+    with pytest.raises(OptionError, match=r"--gan_mode wgangp.*--normD batch.*--normD instance"):
+        bench("--model", "cut", "--gan_mode", "wgangp", "--normD", "batch")
+
+
+def test_the_log_has_a_share_for_each_class_that_sum_to_one(bench: BenchMaker) -> None:
+    case = bench(*CUTCAM)
+    result: Any = case.step()
+    values = case.model.monitors(result.state)
+    shares = [float(value) for name, value in values.items() if name.startswith("head_share_")]
+    assert len(shares) == 4
+    assert sum(shares) == pytest.approx(1.0, abs=1e-5)
+    assert values["CAM_dead_fake"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_epoch_count_does_not_shift_a_run_that_is_continued(
+    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Trainer] = []
+    fit = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", lambda self, stop=None: (seen.append(self), fit(self, stop))[1])
+    flags = ("--model", "cut", "--n_epochs", "3", "--n_epochs_decay", "3")
+    train_run("a", data(), *flags, "--max_iters", "3")
+    train_run("a", data(), *flags, "--max_iters", "4", "--continue_train", "--epoch_count", "2")
+    assert [trainer.first_epoch for trainer in seen] == [1, 1]
+
+
+def test_a_run_owns_its_folder_from_the_start(
+    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def die(self: Trainer, *_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Trainer, "_run_step", die)
+    with pytest.raises(Killed):
+        train_run("a", data(), "--model", "cut")
+    assert (tmp_path / "a" / "run" / "latest_state.pt").is_file()
+    monkeypatch.undo()
+
+
+def test_the_last_epoch_has_a_panel(train_run: Trained, data: DataMaker) -> None:
+    flags = ("--model", "cut", "--n_epochs", "3", "--n_epochs_decay", "0", "--panel_freq", "2", "--max_iters", "0")
+    run = train_run("a", data(), *flags)
+    assert [file.name for file in sorted((run / "panels").iterdir())] == [
+        "epoch_001.png",
+        "epoch_002.png",
+        "epoch_003.png",
+    ]
+
+
+def test_quiet_does_not_silence_warnings(
+    train_run: Trained, data: DataMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_run("a", data(), *CUTCAM, "--quiet", "--lambda_CLS", "0", "--max_iters", "1")
+    assert "nothing trains the class head" in capsys.readouterr().err
