@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from data.domain import check_classes
-from data.images import to_uint8
+from data.images import unit_to_uint8
 from data.single_dataset import SingleDataset, WholeImage
 from models import load_trained
 from models.base import Explanation
@@ -55,7 +55,7 @@ def drawings(
     whole: WholeImage, fake: torch.Tensor, seen: Explanation, look: ExplanationOptions
 ) -> dict[str, np.ndarray]:
     """Heat maps and overlays of input and translation, (H, W, 3) uint8 at the image's own size."""
-    sides = {"input": (to_uint8(whole.image), seen.cam), "output": (to_uint8(fake), seen.cam_fake)}
+    sides = {"input": (unit_to_uint8(whole.image), seen.cam), "output": (unit_to_uint8(fake), seen.cam_fake)}
     heats = {side: heat_map(cam[0].cpu().numpy(), whole.size) for side, (_, cam) in sides.items()}
     maps = {f"cam_{side}": colormap(heat, look.colormap) for side, heat in heats.items()}
     overlays = {

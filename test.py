@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.base import DataError, domain_folder, scan_folder
-from data.images import DomainFormat, decode
+from data.base import DataError, scan_folder
+from data.images import DomainFormat, ImageError, decode
 from data.single_dataset import SingleDataset
 from models import load_trained
 from options.groups import Inference
@@ -22,29 +22,37 @@ def main() -> int:
     run = inference_options((Inference,), prog="test.py")
     wanted = extra(run, Inference)
     model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval)
-    dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple)
+    dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple, labelled=False)
     label = f"{wanted.phase}_{run.experiment.epoch}"
     results = Results(Path(wanted.results_dir) / run.experiment.name / label, "images/{kind}/{stem}")
-    targets = target_files(run, wanted.phase)
+    targets, left_out = target_files(dataset, run), []
 
     for number in tqdm(range(len(dataset)), unit="image", disable=None):
         whole = dataset.whole(number)
         fake = translate_image(model, whole.sample.A, whole.size)
-        pictures = {"real_A": (whole.image, dataset.source), "fake_B": (fake, dataset.target)}
+        pictures: dict[str, Stored] = {"real_A": (whole.image, dataset.source), "fake_B": (fake, dataset.target)}
         if number < len(targets):
-            pictures["real_B"] = read_target(targets[number], run, dataset.target)
+            try:
+                pictures["real_B"] = read_target(targets[number], run, dataset.target)
+            except ImageError as error:
+                left_out.append(str(error))
         results.add(whole.file, pictures)
 
     note = "real_B is the target image of the same number; it is the truth only where the folders are paired."
     page = results.write_page(f"{run.experiment.name}, {label}", note if targets else "")
+    if left_out:
+        print(f"real_B is left out for {len(left_out)} images, first because {left_out[0]}")
     print(f"{len(dataset)} images translated; page: {page}")
     return 0
 
 
-def target_files(run: RunOptions, phase: str) -> list[Path]:
-    """Target images to show beside the translations, if there are any; none are needed."""
+def target_files(dataset: SingleDataset, run: RunOptions) -> list[Path]:
+    """Target images to show beside the translations, from the same split, if there are any; none are needed."""
+    if dataset.folder == dataset.root:
+        return []
+    name = dataset.folder.name.removesuffix(run.data.direction[0]) + run.data.direction[-1]
     try:
-        return scan_folder(domain_folder(Path(run.data.dataroot), phase, run.data.direction[-1]))
+        return scan_folder(dataset.folder.with_name(name))
     except DataError:
         return []
 

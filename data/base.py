@@ -86,7 +86,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples; all images of a domain must have one size.
+    """Stack samples; all images of a domain must have one size, and so must source and target.
 
     Raises:
         DataError: sizes differ (only possible where --preprocess fixes none).
@@ -98,6 +98,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
                 f"images of {side} in one batch differ in size ({' and '.join(map(str, sorted(sizes)[:2]))}); "
                 "use --batch_size 1, or a --preprocess with crop or resize"
             )
+    _check_pair(samples[0])
     targets = [s.B for s in samples if s.B is not None]
     return Batch(
         A=torch.stack([s.A for s in samples]),
@@ -108,6 +109,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
         file_A=torch.tensor([s.file_A for s in samples]),
         index=torch.tensor([s.index for s in samples]),
     )
+
+
+def _check_pair(sample: Sample) -> None:
+    """Raise where source and target differ in size: models run both through G as one batch."""
+    if sample.B is not None and sample.A.shape[-2:] != sample.B.shape[-2:]:
+        sizes = [f"{image.shape[-2]} x {image.shape[-1]}" for image in (sample.A, sample.B)]
+        raise DataError(
+            f"{sample.path_A} is {sizes[0]} and {sample.path_B} is {sizes[1]} (height x width): in training A and B "
+            "need one height and one width; use a --preprocess with crop or resize"
+        )
 
 
 class Dataset(ABC, torch.utils.data.Dataset[Sample]):
@@ -184,8 +195,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
         yield from (path for path in paths if path.is_file())
 
 
-def domain_folder(root: Path, phase: str, domain: str) -> Path:
+def domain_folder(root: Path, phase: str, domain: str, alone: bool = False) -> Path:
     """`<root>/<phase><domain>`; phase test falls back to val.
+
+    Args:
+        alone: the root may itself be the folder of images; it is, where it has no such sub-folder.
 
     Raises:
         DataError: there is none.
@@ -196,22 +210,58 @@ def domain_folder(root: Path, phase: str, domain: str) -> Path:
     for folder in tried:
         if folder.is_dir():
             return folder
+    if alone:
+        return root
     raise DataError(f"--dataroot {root}: has no folder {' or '.join(folder.name for folder in tried)}")
 
 
 @dataclass(frozen=True)
-class LabelTable:
-    """Class ids by file (a posix path relative to the data root, or a bare name), and names by class id."""
+class LabelRow:
+    """One line of a label file, as it is written."""
 
-    ids: Mapping[str, int]
-    names: Mapping[int, str]
+    line: int
+    label_id: str
+    label: str
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Rows of a label file by file (a posix path relative to the data root, or a bare name).
+
+    They are checked when a file asks for them: what is wrong in the rows of the other domain is nobody's concern.
+    """
+
+    path: Path
+    rows: Mapping[str, Sequence[LabelRow]]
+
+    def row(self, name: str) -> LabelRow | None:
+        """The row of that name, if there is one.
+
+        Raises:
+            DataError: there are several.
+        """
+        rows = self.rows.get(name, ())
+        if len(rows) > 1:
+            raise DataError(f"{self.path}, line {rows[1].line}: {name} appears twice")
+        return rows[0] if rows else None
+
+    def class_id(self, row: LabelRow) -> int:
+        """The class id of a row, -1 where it has none.
+
+        Raises:
+            DataError: it is no whole number.
+        """
+        try:
+            return int(row.label_id or UNKNOWN)
+        except ValueError:
+            raise DataError(f"{self.path}, line {row.line}: label_id '{row.label_id}' is no whole number") from None
 
 
 def read_labels(table: Path) -> LabelTable:
     """A label file with the columns file and label_id, and optionally label, the class's name.
 
     Raises:
-        DataError: the file is missing, lacks a column, repeats a file, or has an id that is no whole number.
+        DataError: the file is missing, cannot be read, or lacks a column.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
@@ -229,22 +279,11 @@ def read_labels(table: Path) -> LabelTable:
 
 
 def _table_of(reader: csv.DictReader[str], table: Path) -> LabelTable:
-    ids: dict[str, int] = {}
-    names: dict[int, str] = {}
+    rows: dict[str, list[LabelRow]] = {}
     for row in reader:
         name = Path((row["file"] or "").replace("\\", "/")).as_posix()
-        try:
-            label = int(row["label_id"] or UNKNOWN)
-        except ValueError:
-            raise DataError(
-                f"{table}, line {reader.line_num}: label_id '{row['label_id']}' is no whole number"
-            ) from None
-        if name in ids:
-            raise DataError(f"{table}, line {reader.line_num}: {name} appears twice")
-        ids[name] = label
-        if label != UNKNOWN:
-            names.setdefault(label, row.get("label") or str(label))
-    return LabelTable(ids, names)
+        rows.setdefault(name, []).append(LabelRow(reader.line_num, row["label_id"] or "", row.get("label") or ""))
+    return LabelTable(table, rows)
 
 
 def labels_from_folders(
@@ -271,9 +310,24 @@ def labels_from_folders(
     return [ids[name] for name in names], known
 
 
-def labels_from_table(files: Sequence[Path], root: Path, known: LabelTable) -> list[int]:
-    """Class ids of `files` by their path relative to `root` (or by bare name), -1 where the table has none."""
-    return [known.ids.get(file.relative_to(root).as_posix(), known.ids.get(file.name, UNKNOWN)) for file in files]
+def labels_from_table(files: Sequence[Path], root: Path, known: LabelTable) -> tuple[list[int], dict[int, str]]:
+    """Class ids of `files` by their path relative to `root` (or by bare name), -1 where the table has none.
+
+    Returns:
+        The ids, and the names of the classes among them.
+
+    Raises:
+        DataError: a file's row appears twice, or its id is no whole number.
+    """
+    labels: list[int] = []
+    names: dict[int, str] = {}
+    for file in files:
+        row = known.row(file.relative_to(root).as_posix()) or known.row(file.name)
+        label = known.class_id(row) if row else UNKNOWN
+        if row and label != UNKNOWN:
+            names.setdefault(label, row.label or str(label))
+        labels.append(label)
+    return labels, names
 
 
 def check_labels(labels: Sequence[int], files: Sequence[Path], num_classes: int) -> None:

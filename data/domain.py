@@ -20,9 +20,9 @@ from data.base import (
     read_labels,
     scan_folder,
 )
-from data.images import DomainFormat, decode, estimate_format, parse_window
+from data.images import DomainFormat, Window, WindowRule, decode, estimate_format, parse_window
 from data.transforms import Preprocess
-from options.schema import Group, OptionError, option
+from options.schema import Group, OptionError, fields_of, option
 from util.files import write_atomic
 
 if TYPE_CHECKING:
@@ -75,11 +75,32 @@ def open_domain(
     """
     files = scan_folder(folder)
     files = files if most >= len(files) else files[: int(most)]
+    return Domain(folder, files, known or estimate_format(files, _rule(window), seed), channels)
+
+
+def _rule(window: str) -> WindowRule:
     try:
-        rule = parse_window(window)
+        return parse_window(window)
     except ValueError as error:
         raise OptionError(f"--window_A or --window_B {window}: {error}") from error
-    return Domain(folder, files, known or estimate_format(files, rule, seed), channels)
+
+
+def target_format(window: str, source: DomainFormat) -> DomainFormat:
+    """How translations are written where no run has kept it: at the source's depth, in the window that is given.
+
+    Without one: 0..255 at 8 bits, else the source's window.
+
+    Raises:
+        OptionError: percentiles, which would need the images of the target.
+    """
+    rule = _rule(window)
+    if rule.kind == "percent":
+        raise OptionError(f"--window_A or --window_B {window}: is a share of images that are not read; give LO,HI")
+    if rule.kind == "counts":
+        return DomainFormat(Window(rule.low, rule.high), source.depth)
+    if rule.kind == "image":
+        return DomainFormat(None, source.depth)
+    return DomainFormat(Window(0.0, 255.0), source.depth) if source.depth == "uint8" else source
 
 
 def labels_for(
@@ -100,14 +121,37 @@ def labels_for(
     table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
     if not options.labels_A and not table.is_file():
         return [UNKNOWN] * len(domain.files), classes or {}
-    known = read_labels(table)
-    labels = labels_from_table(domain.files, root, known)
+    labels, names = labels_from_table(domain.files, root, read_labels(table))
     if options.labels_A and all(label == UNKNOWN for label in labels):
         raise DataError(
             f"--labels_A {table}: labels none of the {len(labels)} images of {domain.folder}; its column file must "
             f"hold paths relative to {root}, for example {domain.files[0].relative_to(root).as_posix()}"
         )
-    return labels, {**(classes or {}), **known.names}
+    return labels, {**(classes or {}), **names}
+
+
+def labels_of_split(
+    domain: Domain, run: RunOptions, classes: Mapping[int, str] | None
+) -> tuple[list[int], Mapping[int, str]]:
+    """Labels of images that a trained run translates; -1 where the run's own label options do not fit them.
+
+    What is given with the command replaces what the run was trained with, and must fit.
+
+    Raises:
+        DataError: labels that were asked for with this command are missing.
+    """
+    root, options = Path(run.data.dataroot), run.dataset
+    assert isinstance(options, FolderOptions)
+    asked = {name: getattr(options, name) for name in fields_of(FolderOptions) if name in run.given}
+    if asked:
+        return labels_for(domain, root, FolderOptions(**asked), classes)
+    try:
+        return labels_for(domain, root, options, classes)
+    except DataError as error:
+        if options == FolderOptions():  # the table in the data folder: the split's own
+            raise
+        print(f"the labels of the training do not fit these images and are left out: {error}")
+        return [UNKNOWN] * len(domain.files), classes or {}
 
 
 def check_classes(run: RunOptions, labels: Sequence[int], files: Sequence[Path]) -> None:

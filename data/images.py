@@ -37,7 +37,7 @@ __all__ = [
     "image_size",
     "parse_window",
     "read_raw",
-    "to_uint8",
+    "unit_to_uint8",
 ]
 
 AUTO_PERCENTILES = (0.1, 99.9)
@@ -229,7 +229,7 @@ def _histogram_percentile(cumulative: NDArray[np.int64], percent: float) -> floa
 # --- writing
 
 
-def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
+def unit_to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
     """(C, H, W) in [0, 1] to (H, W, 3) uint8 for displays, rounded; one channel is repeated.
 
     Raises:

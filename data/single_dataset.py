@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from data.base import DATASETS, DataError, Dataset, Sample, domain_folder
+from data.base import DATASETS, UNKNOWN, DataError, Dataset, Sample, domain_folder
 from data.domain import (
     DOMAINS_FILE,
     Domain,
     FolderOptions,
-    labels_for,
+    labels_of_split,
     load_classes,
     load_formats,
     open_domain,
     preprocess_from,
+    target_format,
 )
 from data.images import DomainFormat
 from data.sampler import SampleKey
 from data.transforms import Preprocess
-from options.schema import Group
+from options.schema import Group, OptionError
 from util.seeding import generator
 
 if TYPE_CHECKING:
@@ -64,44 +65,57 @@ class SingleDataset(Dataset):
 
     @classmethod
     def from_options(cls, run: RunOptions, size_multiple: int = 4) -> SingleDataset:
-        return cls._open(run, "train", run.data.max_dataset_size, size_multiple, load_formats(run.folder))
+        """There is no target to train on.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(
+            "--dataset_mode single: reads one domain, for test.py and cam_infer.py; train.py needs source and target, "
+            "as --dataset_mode unaligned reads them"
+        )
 
     @classmethod
-    def for_phase(cls, run: RunOptions, phase: str, most: float, size_multiple: int = 4) -> SingleDataset:
+    def for_phase(
+        cls, run: RunOptions, phase: str, most: float, size_multiple: int = 4, labelled: bool = True
+    ) -> SingleDataset:
         """The source domain of a phase (test falls back to val), read as the run was trained.
+
+        With --dataset_mode single the data root itself is read where it has no such folder. Weights without a run
+        bring no formats: then these files and the flags settle them.
+
+        Args:
+            labelled: labels are wanted; without them all are -1.
 
         Raises:
             DataError: the folder is missing, or the run kept no formats.
         """
-        formats = load_formats(run.folder)
-        if formats is None:
-            raise DataError(f"{run.folder}: holds no {DOMAINS_FILE}; train.py writes it when a run starts")
-        return cls._open(run, phase, most, size_multiple, formats)
-
-    @classmethod
-    def _open(
-        cls,
-        run: RunOptions,
-        phase: str,
-        most: float,
-        size_multiple: int,
-        formats: tuple[DomainFormat, DomainFormat] | None,
-    ) -> SingleDataset:
         data, root = run.data, Path(run.data.dataroot)
-        side = data.direction[0]
+        formats = load_formats(run.folder)
+        if formats is None and not run.published:
+            raise DataError(f"{run.folder}: holds no {DOMAINS_FILE}; train.py writes it when a run starts")
+        windows = (data.window_A, data.window_B) if data.direction == "AtoB" else (data.window_B, data.window_A)
         domain = open_domain(
-            domain_folder(root, phase, side),
+            domain_folder(root, phase, data.direction[0], alone=data.dataset_mode == "single"),
             run.networks.input_nc,
-            data.window_A if side == "A" else data.window_B,
+            windows[0],
             most=most,
             seed=run.experiment.seed,
             known=formats[0] if formats else None,
         )
-        classes = load_classes(run.folder)
-        labels, names = labels_for(domain, root, run.dataset, classes)  # type: ignore[arg-type]
-        domain = replace(domain, labels=labels, class_names=names)
-        target = formats[1] if formats else domain.format
+        target = formats[1] if formats else target_format(windows[1], domain.format)
+        if formats is None:
+            print(f"{run.folder}: weights without windows; source read as {domain.format}, target written as {target}")
+        domain = replace(domain, labels=[UNKNOWN] * len(domain.files))
+        if labelled:
+            labels, names = labels_of_split(domain, run, load_classes(run.folder))
+            domain = replace(domain, labels=labels, class_names=names)
         return cls(domain, root, preprocess_from(run, size_multiple), target)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the files."""
+        return self._domain.folder
 
     def __len__(self) -> int:
         return len(self.source_files)

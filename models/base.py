@@ -121,7 +121,7 @@ class Model(ABC, Generic[S]):
         raise OptionError(f"{type(self).__name__} has no class head, so there are no maps; train with --model cutcam")
 
     def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
-        """Called before an epoch's first step; `read_source` reads all source images, whole, in file order."""
+        """Called before an epoch's first step; `read_source` reads this rank's share of the source images, whole."""
 
     def check_data(self, labels: Sequence[int]) -> None:
         """Called once with the source labels (-1 unknown) before training; raises where they cannot be used."""

@@ -140,7 +140,7 @@ class CutCamModel(CutModel):
         self.head.update_statistics(hidden_A)
         hidden_fake = self.head.hidden_map(cut.query_A[layer], frozen=True)
         logits_A = self.head.logits_from_hidden(hidden_A)
-        labels = self.pseudo.resolve(batch.label_A, batch.file_A, logits_A)
+        labels = self.pseudo.resolve(batch.label_A, batch.path_A, logits_A)
         classes = torch.where(labels >= 0, labels, logits_A.detach().argmax(1))
         with torch.no_grad():
             seen = hidden_A if not cut.mirrored else self.head.hidden_map(cut.key_A[layer])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,8 +27,18 @@ WHITENED = 8
 EARLY_ROUNDS, LATER_EVERY = 5, 5  # rounds made every epoch; then so many epochs apart
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a round reads from M source files, in file order."""
+
+    files: list[str]  # paths relative to the data root
+    known: Tensor  # (M,) int64, -1 unknown
+    statistics: Tensor  # (M, D), of the encoder's feature
+    logits: Tensor  # (M, K), of the head
+
+
 class PseudoLabels:
-    """One label per source file; known labels always win.
+    """One label per source file, kept by the file's path; known labels always win.
 
     kmeans clusters pooled encoder statistics into equal parts and cannot collapse; sinkhorn balances the
     head's own predictions; argmax (the published code's way) takes the head's prediction in every step and
@@ -41,7 +53,7 @@ class PseudoLabels:
 
     def __init__(self, mode: str, num_classes: int, every: int, seed: int) -> None:
         self.mode, self._k, self._every, self._seed = mode, num_classes, every, seed
-        self._labels = torch.zeros(0, dtype=torch.long)
+        self._labels: dict[str, int] = {}
         self._rounds = 0
         self._last_epoch = -1
 
@@ -56,68 +68,113 @@ class PseudoLabels:
     def refresh(self, epoch: int, images: Iterable[Any], encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> str:
         """Make a round and say what came out.
 
+        Every rank encodes its share of the files, so that none waits long for another.
+
         Args:
-            images: batches with `A` (n, C, H, W) and `label_A` (n,), all source files in order.
+            images: batches with `A` (n, C, H, W), `label_A` and `file_A` (n,), and `path_A`: all source files, or
+                at least those that are this rank's.
             encode: images -> feature (n, C', h, w) and logits (n, K).
         """
-        found = torch.zeros(0, dtype=torch.long)
-        if ranks.is_first():
-            found = self._cluster(images, encode)
-        length = ranks.from_first(torch.tensor([len(found)], device=_comm_device()))
-        if not ranks.is_first():
-            found = torch.zeros(int(length), dtype=torch.long)
-        found = ranks.from_first(found.to(_comm_device())).cpu()
-        changed = float((found != self._labels).float().mean()) if len(self._labels) == len(found) else 1.0
-        self._labels, self._rounds, self._last_epoch = found, self._rounds + 1, epoch
+        survey = gathered(survey_of(images, encode))
+        previous = torch.tensor([self._labels.get(file, -1) for file in survey.files])
+        # Every rank could cluster, but processors that round differently must not label differently.
+        found = self._cluster(survey, previous) if ranks.is_first() else torch.zeros_like(previous)
+        found = ranks.from_first(found.to(ranks.device())).cpu()
+        changed = float((found != previous).float().mean())
+        self._labels = dict(zip(survey.files, found.tolist(), strict=True))
+        self._rounds, self._last_epoch = self._rounds + 1, epoch
         counts = torch.bincount(found, minlength=self._k).tolist()
         return f"pseudo-labels ({self.mode}), round {self._rounds}: images per class {counts}, {changed:.0%} changed"
 
-    def _cluster(self, images: Iterable[Any], encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        statistics, logits, known = [], [], []
-        for batch in images:
-            feature, scores = encode(batch.A)
-            statistics.append(pooled_statistics(feature).cpu())
-            logits.append(scores.float().cpu())
-            known.append(batch.label_A.cpu())
-        true = torch.cat(known)
+    def _cluster(self, survey: Survey, previous: Tensor) -> Tensor:
+        true = survey.known
         if self.mode == "kmeans":
-            points = pca_whiten(standardise(torch.cat(statistics)), max(self._k, WHITENED))
+            points = pca_whiten(standardise(survey.statistics), max(self._k, WHITENED))
             new, _ = balanced_kmeans(points, self._k, self._seed, true)
         else:
-            new = torch.where(true >= 0, true, sinkhorn_assign(torch.cat(logits)))
-        if len(self._labels) != len(new):
-            return new
+            new = torch.where(true >= 0, true, sinkhorn_assign(survey.logits))
         fixed = set(true[true >= 0].tolist())
-        return torch.where(true >= 0, true, match_clusters(new, self._labels, self._k, fixed))
+        return torch.where(true >= 0, true, match_clusters(new, previous, self._k, fixed))
 
-    def resolve(self, labels: Tensor, files: Tensor, logits: Tensor) -> Tensor:
+    def resolve(self, labels: Tensor, files: Sequence[str], logits: Tensor) -> Tensor:
         """Labels to train with.
 
         Args:
             labels: (N,) true ones, -1 unknown.
-            files: (N,) numbers of the source files.
+            files: paths of the N source files, as in `refresh`.
             logits: (N, K) of the head, for argmax.
 
         Returns:
-            (N,), -1 where there is none yet.
+            (N,), -1 where there is none yet: before the first round, and for files it did not see.
         """
         if self.mode == "argmax":
             guess = logits.detach().argmax(1)
-        elif len(self._labels):
-            guess = self._labels.to(labels.device)[files]
         else:
-            return labels
+            guess = torch.tensor([self._labels.get(file, -1) for file in files], device=labels.device)
         return torch.where(labels >= 0, labels, guess)
 
     def state(self) -> dict[str, Any]:
-        return {"labels": self._labels.clone(), "rounds": self._rounds, "last_epoch": self._last_epoch}
+        labels = torch.tensor(list(self._labels.values()), dtype=torch.long)
+        files = list(self._labels)
+        return {"labels": labels, "files": files, "rounds": self._rounds, "last_epoch": self._last_epoch}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self._labels = state["labels"].clone()
-        self._rounds, self._last_epoch = int(state["rounds"]), int(state["last_epoch"])
+        """Restore what `state` returned. Labels belong to paths: files that were added or moved since have none."""
+        files = state.get("files", ())  # absent in early checkpoints: then a new round is made
+        self._labels = dict(zip(files, state["labels"].tolist(), strict=False))
+        self._rounds, self._last_epoch = int(state["rounds"]) if files else 0, int(state["last_epoch"])
 
 
-def _comm_device() -> torch.device:
-    """Where tensors must be for the ranks' messages."""
-    nccl = ranks.world_size() > 1 and torch.distributed.get_backend() == "nccl"
-    return torch.device("cuda" if nccl else "cpu")
+def survey_of(images: Iterable[Any], encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Survey, Tensor]:
+    """What this rank's share of the files (every world_size-th) says, and the files' numbers (m,)."""
+    files: list[str] = []
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in images:
+        numbers = batch.file_A.cpu()
+        own = (numbers % ranks.world_size() == ranks.rank()).nonzero().flatten()
+        if len(own):
+            feature, scores = encode(batch.A[own.to(batch.A.device)])
+            parts.append(
+                (numbers[own], batch.label_A.cpu()[own], pooled_statistics(feature).cpu(), scores.float().cpu())
+            )
+            files += [batch.path_A[i] for i in own]
+    if not parts:  # more ranks than files
+        nothing = torch.zeros(0, dtype=torch.long)
+        return Survey(files, nothing, torch.zeros(0, 0), torch.zeros(0, 0)), nothing
+    numbers, known, statistics, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Survey(files, known, statistics, logits), numbers
+
+
+def gathered(share: tuple[Survey, Tensor]) -> Survey:
+    """The surveys of all ranks as one, the same on every rank."""
+    mine, numbers = share
+    if ranks.world_size() == 1:
+        return mine
+    names = [torch.tensor(list(os.fsencode(file)), dtype=torch.uint8) for file in mine.files]
+    count = int(_sum(torch.tensor(len(names))))
+    widths = torch.tensor(
+        [[len(name), mine.statistics.shape[1], mine.logits.shape[1]] for name in names], dtype=torch.long
+    )
+    longest, dims, classes = _together(widths.view(-1, 3), numbers, (count, 3)).amax(0).tolist()
+    padded = torch.zeros(len(names), longest, dtype=torch.uint8)
+    for row, name in zip(padded, names, strict=True):
+        row[: len(name)] = name
+    letters = _together(padded, numbers, (count, longest))
+    return Survey(
+        [os.fsdecode(bytes(row.tolist()).rstrip(b"\0")) for row in letters],
+        _together(mine.known, numbers, (count,)),
+        _together(mine.statistics, numbers, (count, dims)),
+        _together(mine.logits, numbers, (count, classes)),
+    )
+
+
+def _together(rows: Tensor, numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Rows of all ranks in file order: each row is one rank's, so their sum over zeros is exact."""
+    table = torch.zeros(shape, dtype=rows.dtype)
+    if len(rows):
+        table[numbers] = rows
+    return _sum(table)
+
+
+def _sum(value: Tensor) -> Tensor:
+    return ranks.sum_over_ranks(value.to(ranks.device())).cpu()

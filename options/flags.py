@@ -22,8 +22,6 @@ MEANINGLESS = {
     "load_model": "the networks to load follow from the run",
     "phase": "training reads the folders trainA and trainB",
 }
-# What weights and saved windows belong to, beside the options of networks and model.
-FIXED = ("model", "direction", "window_A", "window_B")
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,12 @@ TOOLS = {"help", "dry_run", "config"}
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Every option of a run, group by group. Goes no further than the builders."""
+    """Every option of a run, group by group. Goes no further than the builders.
+
+    Attributes:
+        given: names of the options that this command gave as flags.
+        published: there is no run behind the weights: all options are flags and defaults.
+    """
 
     experiment: g.Experiment
     data: g.Data
@@ -37,6 +42,8 @@ class RunOptions:
     model: Group
     dataset: Group
     extra: tuple[Group, ...] = ()
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    published: bool = field(default=False, compare=False)
 
     @property
     def folder(self) -> Path:
@@ -45,10 +52,11 @@ class RunOptions:
 
     def groups(self) -> list[Group]:
         """All groups but the extra ones, in the order of the YAML file."""
-        named = [getattr(self, item.name) for item in fields(self) if item.name != "extra"]
+        named = [getattr(self, name) for name in _GROUPS]
         return [group for group in named if fields(group)]
 
 
+_GROUPS = [item.name for item in fields(RunOptions) if item.name not in ("extra", "given", "published")]
 X = TypeVar("X", bound=Group)
 
 
@@ -91,6 +99,8 @@ def inference_options(
 ) -> RunOptions:
     """The options of test.py and cam_infer.py: the run's own, read from its folder, with flags over them.
 
+    A folder that holds nothing but weights, as CUT publishes them, has the defaults of --model under the flags.
+
     Raises:
         OptionError: no such run, or a flag that contradicts what the weights were trained with.
     """
@@ -98,29 +108,38 @@ def inference_options(
     first = _first_look(argv)
     folder, base = _run_folder(first), g.Experiment()
     is_run = (folder / OPTIONS_FILE).is_file()
+    published = not is_run and any(folder.glob("*_net_G.pth"))
     if "help" in first and not is_run:
         parse_flags(_kinds(base.model, g.Data().dataset_mode) + extras, argv, prog, _TEST_EXAMPLES, _owners)
-    if not is_run:
+    if not is_run and not published:
         raise OptionError(
             f"--name {folder.name}: {folder / OPTIONS_FILE} does not exist; give --name and --checkpoints_dir "
             f"of a run that train.py has started{_runs_in(folder.parent)}"
         )
-    saved = read_yaml(folder / OPTIONS_FILE)
+    saved = read_yaml(folder / OPTIONS_FILE) if is_run else {"model": first.get("model", base.model)}
+    saved.pop("epoch", None)  # which weights the training began with
     kinds = _kinds(str(saved.get("model", base.model)), str(saved.get("dataset_mode", g.Data().dataset_mode)))
     given = parse_flags(kinds + extras, argv, prog, _TEST_EXAMPLES, _owners)
     if given.get("suffix"):
         raise OptionError(f"--suffix {given['suffix']}: give the run's whole name, suffix included, by --name")
-    before, after = assemble(kinds, {}, saved, {}), assemble(kinds, {}, saved, given, extras)
+    after = replace(assemble(kinds, {}, saved, given, extras), published=published)
+    DATASETS.get(after.data.dataset_mode)
+    if is_run:
+        _check_fixed(assemble(kinds, {}, saved, {}), after, folder)
+    if "dry_run" in first:
+        print(dump_yaml([*after.groups(), *after.extra]), end="")
+        raise SystemExit(0)
+    return after
+
+
+def _check_fixed(before: RunOptions, after: RunOptions, folder: Path) -> None:
+    """Raise where a flag contradicts what the weights of a run were trained with."""
     for name in (*FIXED, *fields_of(type(before.networks)), *fields_of(type(before.model))):
         old, new = _value(before, name), _value(after, name)
         if old != new:
             raise OptionError(
                 f"--{name} {show(new)}: the run {folder} was trained with {show(old)}; leave the flag out"
             )
-    if "dry_run" in first:
-        print(dump_yaml([*after.groups(), *after.extra]), end="")
-        raise SystemExit(0)
-    return after
 
 
 def assemble(
@@ -144,8 +163,8 @@ def assemble(
     for kind in kinds:
         values.update(kind.preset(explicit))
     built: list[Any] = [build(kind, {**values, **explicit}) for kind in kinds]
-    named = dict(zip([item.name for item in fields(RunOptions)], built, strict=False))  # all but `extra`
-    return RunOptions(**named, extra=tuple(build(kind, explicit) for kind in extras))
+    named = dict(zip(_GROUPS, built, strict=True))
+    return RunOptions(**named, extra=tuple(build(kind, explicit) for kind in extras), given=frozenset(given))
 
 
 def _kinds(model: str, dataset: str) -> tuple[type[Group], ...]:
@@ -250,5 +269,6 @@ _TRAIN_EXAMPLES = """examples
 """
 _TEST_EXAMPLES = """examples
   python test.py --dataroot datasets/my_data --name my_run
+  python test.py --dataroot folder_of_images --name my_run --dataset_mode single
   python cam_infer.py --dataroot datasets/my_data --name my_run --class_idx 2 --save_raw
 """

@@ -8,13 +8,14 @@ out=${OUT:-results/quickstart}
 steps=${STEPS:-1800}
 data=${DATA:-datasets/infrared}
 bash scripts/setup.sh
+SECONDS=0  # downloads are not counted
 python=.venv/bin/python
 
-echo "== 1/5 example data: infrared scenes as a simulator renders them (A) and as a sensor measures them (B)"
+echo "== 1/5 example data: infrared scenes as a simulator renders them (A) and as a sensor measures them (B); about 15 s"
 [ -f "$data/labels.csv" ] || "$python" datasets/make_infrared.py --out "$data" --size 128 --train 350 --test 35
 
 run=(--name quickstart --checkpoints_dir "$out/checkpoints" --dataroot "$data")
-echo "== 2/5 training CUTCAM for $steps steps"
+echo "== 2/5 training CUTCAM for $steps steps; about $(((steps + 199) / 200)) minutes on two cores"
 continue=()
 [ -f "$out/checkpoints/quickstart/latest_state.pt" ] && continue=(--continue_train)
 "$python" train.py --model cutcam "${run[@]}" ${continue[@]+"${continue[@]}"} \
@@ -22,10 +23,11 @@ continue=()
   --lambda_IDT 1 --cam_weight_adv --max_iters "$steps" --n_epochs 400 --n_epochs_decay 0 \
   --print_freq 50 --update_html_freq 200 --save_latest_freq 300 --panel_freq 1 --display_id 0 --num_threads 2 ${FLAGS:-}
 
-echo "== 3/5 translating the test split"
+echo "== 3/5 translating the test split; under a minute"
 "$python" test.py "${run[@]}" --results_dir "$out" --num_test 35
-echo "== 4/5 what the generator looks at"
+echo "== 4/5 what the generator looks at; under a minute"
 "$python" cam_infer.py "${run[@]}" --results_dir "$out/cam_vis" --num_test 35
-echo "== 5/5 one page of everything"
+echo "== 5/5 one page of everything; a few seconds, loading PyTorch"
 "$python" scripts/quickstart_page.py --run "$out/checkpoints/quickstart" --explained "$out/cam_vis/quickstart/latest" \
   --targets "$out/quickstart/test_latest/images/real_B" --out "$out/index.html"
+echo "all that took $(((SECONDS + 30) / 60)) minutes"

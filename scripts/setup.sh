@@ -22,22 +22,25 @@ stamp=.venv/installed
 if [ "${1:-}" = "--dev" ]; then files+=(-r requirements-dev.txt); stamp=.venv/installed-dev; fi
 
 wanted=$(cat requirements*.txt constraints.txt scripts/setup.sh)
-if ! grep -qxF -- "$(sha256sum <<< "$wanted")" "$stamp" .venv/installed-dev 2>/dev/null; then
+digest=$(.venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())' <<< "$wanted")
+if ! grep -qxF -- "$digest" "$stamp" .venv/installed-dev 2>/dev/null; then
   # Older pips hand PIP_CONSTRAINT on to package builds, newer ones PIP_BUILD_CONSTRAINT.
   PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
     .venv/bin/python -m pip install --quiet --retries 10 "${files[@]}"
-  if ! .venv/bin/python -c 'import cv2' 2>/tmp/cutcam-cv2.$$; then
-    if grep -q 'libGL\|libgthread\|libglib' /tmp/cutcam-cv2.$$; then
+  complaint=$(mktemp)
+  trap 'rm -f "$complaint"' EXIT
+  if ! .venv/bin/python -c 'import cv2' 2>"$complaint"; then
+    if grep -q 'libGL\|libgthread\|libglib' "$complaint"; then
       echo "opencv-python needs libGL, which this machine lacks: opencv-python-headless takes its place"
       .venv/bin/python -m pip uninstall --quiet --yes opencv-python
       .venv/bin/python -m pip install --quiet opencv-python-headless
       .venv/bin/python -c 'import cv2'
     else
-      cat /tmp/cutcam-cv2.$$ >&2; rm -f /tmp/cutcam-cv2.$$; exit 1
+      cat "$complaint" >&2
+      exit 1
     fi
   fi
-  rm -f /tmp/cutcam-cv2.$$
-  sha256sum <<< "$wanted" > "$stamp"
+  echo "$digest" > "$stamp"
 fi
 .venv/bin/python - <<'PY'
 import cv2, numpy, sys, torch, torchvision

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data.images import DomainFormat, Window, decode
 from data.single_dataset import SingleDataset
+from data.transforms import resize_to
 from models import MODELS, load_run
 from models.cam.functional import correlation
 from options.groups import Explanation, Inference
@@ -319,6 +320,44 @@ def test_sixteen_bits_come_back_as_sixteen_bits_in_the_window_of_b(infrared: Tra
     np.testing.assert_array_equal(read(folder / "images/real_B/x.png"), target)
 
 
+def test_published_weights_translate_a_folder_of_images(tmp_path: Path) -> None:
+    """Nothing but a G with CUT's keys, and pictures that belong to no split."""
+    flags = ["--model", "cut", "--netG", "resnet_6blocks", "--ngf", "4", "--crop_size", "32"]
+    run = train_options(["--dataroot", "x", "--init_gain", "1", *flags])
+    net = MODELS.get("cut").from_options(run).nets["G"]
+    export_weights(tmp_path / "zoo/horse2zebra/latest_net_G.pth", net)
+    write(tmp_path / "photos/a.png", np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8))
+    place = ["--checkpoints_dir", "zoo", "--name", "horse2zebra", "--gpu_ids", "-1", "--dataroot", "photos"]
+    result = done(run_script("test.py", *place, *flags, "--dataset_mode", "single", cwd=tmp_path))
+    assert "weights without windows; source read as" in result.stdout
+    image = decode(tmp_path / "photos/a.png", 3, DomainFormat(Window(0, 255), "uint8"))
+    with torch.inference_mode():
+        small = resize_to(image[None], (32, 32), 0, 1) * 2 - 1
+        expected = resize_to(net(small), (40, 48), -1, 1)[0].add(1).div(2)
+    fake = tmp_path / "results/horse2zebra/test_latest/images/fake_B/a.png"
+    stored = decode(fake, 3, DomainFormat(Window(0, 255), "uint8"))
+    torch.testing.assert_close(stored, expected, atol=0.006, rtol=0)
+
+
+def test_targets_that_cannot_be_read_are_left_out(infrared: Trained, tmp_path: Path) -> None:
+    """An 8-bit testB of a 16-bit run, a broken file in it, and a valB that is of no concern to testA."""
+    rng = np.random.default_rng(3)
+    for name in ("x", "y", "z"):
+        write(tmp_path / f"data/testA/{name}.png", rng.integers(7000, 9000, (36, 36)).astype(np.uint16))
+    write(tmp_path / "data/testB/1.png", rng.integers(0, 255, (36, 36)).astype(np.uint8))
+    (tmp_path / "data/testB/2.png").write_text("no image")
+    write(tmp_path / "data/testB/3.png", rng.integers(20000, 30000, (36, 36)).astype(np.uint16))
+    flags = [*run_flags(infrared), "--dataroot", str(tmp_path / "data")]
+    result = done(run_script("test.py", *flags, cwd=tmp_path))
+    assert result.stdout.count("real_B is left out for 2 images, first because ") == 1
+    pictures = tmp_path / "results/ir/test_latest/images"
+    assert [file.name for file in sorted((pictures / "real_B").iterdir())] == ["z.png"]
+    assert len(list((pictures / "fake_B").iterdir())) == 3
+    (tmp_path / "data/testB").rename(tmp_path / "data/valB")
+    done(run_script("test.py", *flags, "--results_dir", "other", cwd=tmp_path))
+    assert not (tmp_path / "other/ir/test_latest/images/real_B").exists()
+
+
 # --- cam_infer.py
 
 
@@ -433,6 +472,12 @@ def test_labels_beyond_the_head_stop_training_before_anything_is_written(colour:
     result = run_script("train.py", *flags, "--model", "cutcam", cwd=colour.home)
     assert_one_line(result, "label_id 3 is not in 0..2")
     assert not (colour.home / "checkpoints/bad").exists()
+
+
+def test_a_run_on_one_domain_is_refused_before_anything_is_written(colour: Trained) -> None:
+    flags = ["--dataroot", "data", "--name", "alone", "--dataset_mode", "single", *TINY]
+    assert_one_line(run_script("train.py", *flags, cwd=colour.home), "train.py needs source and target")
+    assert not (colour.home / "checkpoints/alone").exists()
 
 
 def test_load_run_reads_a_run_by_its_folder(colour: Trained) -> None:

@@ -55,24 +55,45 @@ def test_files_it_names_exist() -> None:
     named |= {link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link}
     made_by_runs = re.compile(r"^\./|checkpoints/|NAME|options\.yaml|test_latest|cams\.csv|labels\.csv")
     missing = sorted(name for name in named if not made_by_runs.search(name) and not (ROOT / name).exists())
-    assert len(named) > 15
+    assert len(named) > 10
     assert not missing
+
+
+def tree() -> set[str]:
+    """The paths in the README's tree; folders end in a slash."""
+    (text,) = re.findall(r"## What is where\n\n```\n(.*?)```", README, re.S)
+    found, folder = set[str](), ""
+    for line in text.splitlines():
+        top = re.match(r"\w+/(?= )", line)
+        if top or not line.startswith(" "):
+            folder = top[0] if top else ""
+        names = re.findall(r"(?:\w+/)*[\w-]+\.(?:py|sh|txt|toml)\b|\w+/(?= )", line[len(top[0]) if top else 0 :])
+        found |= {folder + name for name in names}
+    return found
 
 
 def test_the_tree_names_what_is_there() -> None:
-    (tree,) = re.findall(r"## What is where\n\n```\n(.*?)```", README, re.S)
-    found: list[str] = []
-    folder = ""
-    for line in tree.splitlines():
-        top = re.match(r"(\w+/)", line)
-        folder = top.group(1) if top else folder
-        inside = re.match(r"(?:\w+/|\s)\s+(networks/|losses/|cam/|engine/|visual/)", line)
-        if inside:
-            found.append(folder + inside.group(1))
-            continue
-        found += [
-            ("" if line[0] in "tc" and not top else folder) + name for name in re.findall(r"[\w/]+\.(?:py|sh)", line)
-        ]
-    missing = [name for name in found if not (ROOT / name).exists()]
-    assert len(found) > 30
-    assert not missing
+    assert len(tree()) > 45
+    assert [name for name in sorted(tree()) if not (ROOT / name).exists()] == []
+
+
+def test_the_tree_leaves_nothing_out() -> None:
+    folders = ("options", "models", "data", "util", "scripts", "datasets")
+    files = [*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.*"))]
+    there = [file.relative_to(ROOT) for file in files if file.suffix in (".py", ".sh") and file.stem != "__init__"]
+    named = tree()
+    covered = [path for path in there if named & {path.as_posix(), *(f"{above.as_posix()}/" for above in path.parents)}]
+    assert sorted(set(there) - set(covered)) == []
+
+
+@pytest.mark.parametrize("heading", ["What the published code gets wrong", "What you can rely on"])
+def test_every_claim_names_tests_that_exist(heading: str) -> None:
+    section = README.split(f"\n## {heading}")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 7
+    for row in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row.rstrip(" |").split(" | ")[-1])
+        assert tests, f"no test is named: {row}"
+        for file, function in tests:
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert f"\ndef {function}(" in text, f"{file} has no {function}"

@@ -74,6 +74,8 @@ def test_test_falls_back_to_val_and_train_to_nothing(tmp_path: Path) -> None:
         domain_folder(tmp_path, "test", "B")
     with pytest.raises(DataError, match=r"has no folder trainA$"):
         domain_folder(tmp_path, "train", "A")
+    assert domain_folder(tmp_path, "test", "A", alone=True) == tmp_path / "testA"
+    assert domain_folder(tmp_path, "test", "B", alone=True) == tmp_path
     with pytest.raises(DataError, match=r"--dataroot .*absent: no such folder$"):
         domain_folder(tmp_path / "absent", "test", "A")
 
@@ -87,12 +89,14 @@ def table(folder: Path, text: str | bytes) -> Path:
     return path
 
 
+def labelled(folder: Path, text: str | bytes, *names: str) -> tuple[list[int], dict[int, str]]:
+    return labels_from_table([folder / name for name in names], folder, read_labels(table(folder, text)))
+
+
 def test_labels_by_path_and_by_bare_name_the_path_winning(tmp_path: Path) -> None:
     text = "file,label,label_id\ntrainA/a.png,bus,2\na.png,car,1\nb.png,car,1\n./trainA/sub\\c.png,van,0\n"
-    known = read_labels(table(tmp_path, text))
-    assert known.names == {2: "bus", 1: "car", 0: "van"}
-    files = [tmp_path / name for name in ("trainA/a.png", "trainA/b.png", "trainA/sub/c.png", "trainA/d.png")]
-    assert labels_from_table(files, tmp_path, known) == [2, 1, 0, UNKNOWN]
+    names = ("trainA/a.png", "trainA/b.png", "trainA/sub/c.png", "trainA/d.png")
+    assert labelled(tmp_path, text, *names) == ([2, 1, 0, UNKNOWN], {2: "bus", 1: "car", 0: "van"})
 
 
 @pytest.mark.parametrize(
@@ -105,9 +109,9 @@ def test_labels_by_path_and_by_bare_name_the_path_winning(tmp_path: Path) -> Non
     ],
 )
 def test_tables_of_several_programs_read_the_same(tmp_path: Path, text: bytes) -> None:
-    known = read_labels(table(tmp_path, text))
-    assert dict(known.ids) == {"a.png": 3, "b.png": UNKNOWN}
-    assert set(known.names) == {3}
+    labels, names = labelled(tmp_path, text, "a.png", "b.png")
+    assert labels == [3, UNKNOWN]
+    assert set(names) == {3}
 
 
 @pytest.mark.parametrize(
@@ -131,8 +135,17 @@ def test_tables_of_several_programs_read_the_same(tmp_path: Path, text: bytes) -
 )
 def test_a_bad_table_is_named_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        read_labels(table(tmp_path, text))
+        labelled(tmp_path, text, "a.png", "b.png", "x/a.png")
     assert "\n" not in str(caught.value)
+
+
+def test_rows_of_other_files_may_hold_anything(tmp_path: Path) -> None:
+    text = "file,label,label_id\ntrainA/a.png,bus,1\ntrainB/a.png,,?\ntrainB/b.png,x,9\ntrainB/b.png,y,9\n"
+    assert labelled(tmp_path, text, "trainA/a.png") == ([1], {1: "bus"})
+    with pytest.raises(DataError, match=r"labels.csv, line 3: label_id '\?' is no whole number"):
+        labelled(tmp_path, text, "trainB/a.png")
+    with pytest.raises(DataError, match=r"labels.csv, line 5: trainB/b.png appears twice"):
+        labelled(tmp_path, text, "trainB/b.png")
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
@@ -209,6 +222,15 @@ def test_collate_stacks_in_order() -> None:
 def test_sizes_that_differ_are_explained() -> None:
     with pytest.raises(DataError, match=r"images of A in one batch differ in size .*--batch_size 1"):
         collate([sample(0), sample(1, (4, 8))])
+
+
+def test_source_and_target_of_two_sizes_are_explained() -> None:
+    image = torch.zeros(1, 4, 4)
+    pair = [Sample(image, torch.zeros(3, 4, 8), "trainA/x.png", "trainB/y.png", -1, 0, 0)] * 2
+    message = r"trainA/x.png is 4 x 4 and trainB/y.png is 4 x 8 .*use a --preprocess with crop or resize"
+    with pytest.raises(DataError, match=message):
+        collate(pair)
+    assert collate([Sample(image, torch.zeros(3, 4, 4), "x", "y", -1, 0, 0)]).A.shape[1] == 1  # channels may differ
 
 
 def test_a_batch_of_sources_alone_has_no_target() -> None:

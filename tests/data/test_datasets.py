@@ -19,8 +19,9 @@ from data.images import DomainFormat, Window
 from data.sampler import GlobalBatchSampler, SampleKey
 from data.single_dataset import SingleDataset
 from data.unaligned_dataset import UnalignedDataset
-from options.parse import RunOptions, train_options
+from options.parse import OPTIONS_FILE, RunOptions, inference_options, train_options
 from options.schema import OptionError
+from options.yaml_config import dump_yaml
 
 Options = Callable[..., RunOptions]
 TINY = ("--load_size", "20", "--crop_size", "16", "--num_threads", "0")
@@ -225,6 +226,59 @@ def test_class_folders_keep_their_numbers_in_a_split_that_lacks_one(root: Path, 
     assert split.class_names == {0: "ape", 1: "bus", 2: "car"}
 
 
+# --- labels of a run and of the split it translates
+
+
+def keep(run: RunOptions) -> None:
+    """What train.py leaves of a run before the first step."""
+    dataset = open_set(run)
+    save_formats(run.folder, dataset.source, dataset.target, dataset.class_names)
+    (run.folder / OPTIONS_FILE).write_text(dump_yaml(run.groups()))
+
+
+def read_back(root: Path, *flags: str) -> RunOptions:
+    return inference_options((), ["--checkpoints_dir", str(root / "runs"), *flags])
+
+
+def test_a_table_of_the_training_need_not_cover_the_split(
+    root: Path, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = root / "own.csv"
+    own.write_text("file,label,label_id\ntrainA/1.png,bus,1\n")
+    keep(options("--labels_A", str(own)))
+    write(root, "testA/x.png", 7)
+    split = SingleDataset.for_phase(read_back(root), "test", 50)
+    assert (split.labels, split.class_names) == ([-1], {1: "bus"})
+    assert "labels none of the 1 images" in capsys.readouterr().out
+    with pytest.raises(DataError, match="labels none of the 1 images"):
+        SingleDataset.for_phase(read_back(root, "--labels_A", str(own)), "test", 50)
+    own.unlink()
+    assert SingleDataset.for_phase(read_back(root), "test", 50).labels == [-1]
+    with pytest.raises(DataError, match=r"own.csv: cannot be read"):
+        SingleDataset.for_phase(read_back(root, "--labels_A", str(own)), "test", 50)
+
+
+def test_class_folders_of_the_training_need_not_be_in_the_split(root: Path, options: Options) -> None:
+    write(root, "trainA/bus/x.png", 7)
+    write(root, "testA/x.png", 7)
+    keep(options("--labels_from_folders"))
+    assert SingleDataset.for_phase(read_back(root), "test", 50).labels == [-1]
+    with pytest.raises(DataError, match="needs a sub-folder per class"):
+        SingleDataset.for_phase(read_back(root, "--labels_from_folders"), "test", 50)
+    own = root / "own.csv"
+    own.write_text("file,label_id\ntestA/x.png,0\n")
+    assert SingleDataset.for_phase(read_back(root, "--labels_A", str(own)), "test", 50).labels == [0]
+
+
+def test_a_split_that_is_only_translated_reads_no_labels(root: Path, options: Options) -> None:
+    keep(options())
+    write(root, "testA/x.png", 7)
+    (root / "labels.csv").write_text("nothing\n")
+    assert SingleDataset.for_phase(read_back(root), "test", 50, labelled=False).labels == [-1]
+    with pytest.raises(DataError, match="lacks the column"):
+        SingleDataset.for_phase(read_back(root), "test", 50)
+
+
 # --- formats of a run
 
 
@@ -289,10 +343,60 @@ def test_without_resizing_words_only_the_multiple_changes_the_size(root: Path, o
     assert SingleDataset.for_phase(run, "test", 50).whole(0).sample.A.shape == (3, 20, 32)
 
 
-def test_a_new_run_on_the_source_alone_chooses_its_format(options: Options) -> None:
-    dataset = open_set(options("--dataset_mode", "single", "--window_A", "0,200"))
-    assert dataset.source == dataset.target == DomainFormat(Window(0, 200), "uint8")
-    assert dataset.collate([dataset[SampleKey(1, 0, 2)]]).path_A == ("trainA/2.png",)
+def test_a_folder_of_images_is_read_where_the_split_has_no_folder_of_its_own(root: Path, options: Options) -> None:
+    keep(options())
+    write(root, "loose/x.png", 7)
+    write(root, "loose/deep/y.png", 9)
+    (root / "loose/labels.csv").write_text("file,label_id\nx.png,1\n")
+    flags = ("--dataroot", str(root / "loose"))
+    with pytest.raises(DataError, match="has no folder testA or valA"):
+        SingleDataset.for_phase(read_back(root, *flags), "test", 50)
+    split = SingleDataset.for_phase(read_back(root, *flags, "--dataset_mode", "single"), "test", 50)
+    assert [split.whole(number).file for number in range(2)] == [Path("deep/y.png"), Path("x.png")]
+    assert split.labels == [-1, 1]
+    write(root, "loose/valA/z.png", 9)
+    split = SingleDataset.for_phase(read_back(root, *flags, "--dataset_mode", "single"), "test", 50)
+    assert [file.name for file in split.source_files] == ["z.png"]
+
+
+def test_one_domain_alone_trains_nothing(options: Options) -> None:
+    with pytest.raises(OptionError, match=r"^--dataset_mode single: .* train.py needs source and target"):
+        open_set(options("--dataset_mode", "single"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "source", "target"),
+    [
+        ("", np.uint8, Window(0, 255), Window(0, 255)),
+        ("--window_A 0,200", np.uint8, Window(0, 200), Window(0, 255)),
+        ("--window_A 0,200 --direction BtoA", np.uint8, Window(0, 255), Window(0, 200)),
+        ("--window_A 0%,100%", np.uint16, Window(7, 34), Window(7, 34)),
+        ("--window_A 5,90 --window_B 0,9", np.uint16, Window(5, 90), Window(0, 9)),
+        ("--window_B image", np.uint8, Window(0, 255), None),
+    ],
+)
+def test_weights_without_a_run_take_their_windows_from_files_and_flags(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: str,
+    dtype: type,
+    source: Window,
+    target: Window | None,
+) -> None:
+    (tmp_path / "runs/zoo").mkdir(parents=True)
+    (tmp_path / "runs/zoo/latest_net_G.pth").touch()
+    for side in "AB":
+        write(tmp_path, f"test{side}/x.png", 7, dtype=dtype)
+    words = ["--checkpoints_dir", str(tmp_path / "runs"), "--name", "zoo", "--dataroot", str(tmp_path)]
+    run = inference_options((), [*words, *flags.split()])
+    split = SingleDataset.for_phase(run, "test", 50)
+    assert (split.source, split.target) == (
+        DomainFormat(source, np.dtype(dtype).name),
+        DomainFormat(target, np.dtype(dtype).name),
+    )
+    assert f"weights without windows; source read as {split.source}" in capsys.readouterr().out
+    with pytest.raises(OptionError, match=r"1%,99%: .* give LO,HI"):
+        SingleDataset.for_phase(inference_options((), [*words, "--window_B", "1%,99%"]), "test", 50)
 
 
 def test_a_run_that_never_started_has_no_formats(options: Options) -> None:

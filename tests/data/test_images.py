@@ -25,7 +25,7 @@ from data.images import (
     estimate_format,
     parse_window,
     read_raw,
-    to_uint8,
+    unit_to_uint8,
 )
 
 RNG = np.random.default_rng(3)
@@ -243,7 +243,7 @@ def test_rounds_and_clips(tmp_path: Path) -> None:
     pixels = torch.tensor([[[-0.2, 99.6 / 255, 99.4 / 255, 1.3]]])
     (out,) = encode(tmp_path / "x", pixels, BYTES)
     assert read_raw(out).tolist() == [[0, 100, 99, 255]]
-    assert to_uint8(pixels)[0, :, 2].tolist() == [0, 100, 99, 255]
+    assert unit_to_uint8(pixels)[0, :, 2].tolist() == [0, 100, 99, 255]
     (wide,) = encode(tmp_path / "x", torch.tensor([[[0.0, 1.0]]]), DomainFormat(Window(-50, 400), "uint8"))
     assert read_raw(wide).tolist() == [[0, 255]]
 
@@ -261,7 +261,7 @@ def test_float_writes_values_and_preview(channels: int, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(tif)), read_raw(tif))
     preview = read_raw(png)
     assert preview.dtype == np.uint8
-    assert np.array_equal(preview if channels == 3 else np.dstack([preview] * 3), to_uint8(pixels))
+    assert np.array_equal(preview if channels == 3 else np.dstack([preview] * 3), unit_to_uint8(pixels))
 
 
 @pytest.mark.parametrize(("depth", "top"), [("uint8", 255), ("uint16", 65535), ("float32", 1)])
@@ -300,12 +300,12 @@ def test_encode_refuses(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_to_uint8() -> None:
+def test_unit_to_uint8() -> None:
     gray = torch.linspace(0, 1, 256).view(1, 16, 16).requires_grad_()
-    got = to_uint8(gray)
+    got = unit_to_uint8(gray)
     assert got.dtype == np.uint8
     assert got.shape == (16, 16, 3)
     assert np.array_equal(got[..., 0].ravel(), np.arange(256))
     assert np.array_equal(got[..., 0], got[..., 2])
     assert got.flags.writeable
-    assert np.array_equal(to_uint8(torch.from_numpy(RGB8 / 255).permute(2, 0, 1)), RGB8)
+    assert np.array_equal(unit_to_uint8(torch.from_numpy(RGB8 / 255).permute(2, 0, 1)), RGB8)

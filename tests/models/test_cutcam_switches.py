@@ -93,7 +93,12 @@ def test_epoch_count_does_not_shift_a_run_that_is_continued(
 ) -> None:
     seen: list[Trainer] = []
     fit = Trainer.fit
-    monkeypatch.setattr(Trainer, "fit", lambda self, stop=None: (seen.append(self), fit(self, stop))[1])
+
+    def noted(self: Trainer, stop: Any = None) -> bool:
+        seen.append(self)
+        return fit(self, stop)
+
+    monkeypatch.setattr(Trainer, "fit", noted)
     flags = ("--model", "cut", "--n_epochs", "3", "--n_epochs_decay", "3")
     train_run("a", data(), *flags, "--max_iters", "3")
     train_run("a", data(), *flags, "--max_iters", "4", "--continue_train", "--epoch_count", "2")

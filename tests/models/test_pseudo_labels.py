@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from models.cutcam_model import CutCamModel
 from models.pseudo_labels import PseudoLabels
+from util import ranks
 from util.seeding import StepInfo, generator
 
 if TYPE_CHECKING:
@@ -19,12 +21,18 @@ if TYPE_CHECKING:
 
 NONE = (-1,) * 12
 TRUE = [0, 1, 2] * 4
+FILES = [f"trainA/{n:02d}.png" for n in range(12)]
 
 
 def images(known: Sequence[int] = NONE) -> list[Any]:
     """Twelve images of one file each, four of each of three kinds; `A` carries the file's number."""
     return [
-        SimpleNamespace(A=torch.full((1, 1, 4, 4), float(n)), label_A=torch.tensor([label]))
+        SimpleNamespace(
+            A=torch.full((1, 1, 4, 4), float(n)),
+            label_A=torch.tensor([label]),
+            file_A=torch.tensor([n]),
+            path_A=(f"trainA/{n:02d}.png",),
+        )
         for n, label in enumerate(known)
     ]
 
@@ -38,8 +46,8 @@ def encode(source: Tensor) -> tuple[Tensor, Tensor]:
     return feature, logits
 
 
-def labels_of(pseudo: PseudoLabels) -> list[int]:
-    found: list[int] = pseudo.resolve(torch.full((12,), -1), torch.arange(12), torch.zeros(12, 3)).tolist()
+def labels_of(pseudo: PseudoLabels, files: Sequence[str] = FILES) -> list[int]:
+    found: list[int] = pseudo.resolve(torch.full((len(files),), -1), files, torch.zeros(len(files), 3)).tolist()
     return found
 
 
@@ -71,7 +79,7 @@ def test_known_labels_win_and_pull_their_cluster() -> None:
         assert (found[3], found[7]) == (2, 0)
         if mode == "kmeans":
             assert found == [2, 0, 1] * 4
-    resolved = pseudo.resolve(torch.tensor([1, -1]), torch.tensor([3, 7]), torch.zeros(2, 3))
+    resolved = pseudo.resolve(torch.tensor([1, -1]), [FILES[3], FILES[7]], torch.zeros(2, 3))
     assert resolved.tolist() == [1, 0]
 
 
@@ -80,15 +88,15 @@ def test_labels_belong_to_files_not_to_places_in_the_batch() -> None:
     pseudo.refresh(0, images(), encode)
     every = torch.tensor(labels_of(pseudo))
     files = torch.tensor([11, 0, 5, 5])
-    resolved = pseudo.resolve(torch.full((4,), -1), files, torch.zeros(4, 3))
-    assert torch.equal(resolved, every[files])
+    assert labels_of(pseudo, [FILES[n] for n in files]) == every[files].tolist()
 
 
 def test_names_stay_from_round_to_round() -> None:
     pseudo = PseudoLabels("kmeans", 3, 1, seed=0)
     pseudo.refresh(0, images(), encode)
     before = labels_of(pseudo)
-    pseudo._labels = (pseudo._labels + 1) % 3  # as if the last round had named them otherwise
+    state = pseudo.state()
+    pseudo.load({**state, "labels": (state["labels"] + 1) % 3})  # as if the last round had named them otherwise
     text = pseudo.refresh(1, images(), encode)
     assert labels_of(pseudo) == [(label + 1) % 3 for label in before]
     assert text.endswith("round 2: images per class [4, 4, 4], 0% changed")
@@ -111,7 +119,7 @@ def test_rounds_are_frequent_at_first() -> None:
 
 def test_argmax_follows_the_head_and_none_does_nothing() -> None:
     logits = torch.tensor([[0.0, 2, 1], [3.0, 2, 1], [0.0, 0, 1]])
-    labels, files = torch.tensor([-1, 1, -1]), torch.arange(3)
+    labels, files = torch.tensor([-1, 1, -1]), FILES[:3]
     assert PseudoLabels("argmax", 3, 0, 0).resolve(labels, files, logits).tolist() == [1, 1, 2]
     assert PseudoLabels("none", 3, 0, 0).resolve(labels, files, logits).tolist() == [-1, 1, -1]
 
@@ -122,6 +130,92 @@ def test_a_checkpoint_keeps_labels_and_rounds() -> None:
     second.load(first.state())
     assert labels_of(second) == labels_of(first)
     assert [second.due(epoch) for epoch in range(4)] == [False, False, True, True]
+
+
+def test_data_that_changed_since_the_checkpoint_keep_the_labels_of_the_files_that_stayed() -> None:
+    """A file in front moves all numbers by one, and the last number did not exist when the labels were made."""
+    first, second = PseudoLabels("kmeans", 3, 2, seed=0), PseudoLabels("kmeans", 3, 2, seed=0)
+    first.refresh(0, images(), encode)
+    second.load(first.state())
+    assert labels_of(second, ["trainA/new.png", *FILES]) == [-1, *labels_of(first)]
+    assert labels_of(second, FILES[4:]) == labels_of(first)[4:]
+    text = second.refresh(2, images((*NONE, -1, -1, -1)), encode)  # fifteen files: the next round labels them all
+    assert "images per class [5, 5, 5]" in text
+    assert labels_of(second) == labels_of(first)
+
+
+def test_a_checkpoint_without_paths_makes_a_new_round() -> None:
+    pseudo = PseudoLabels("kmeans", 3, 2, seed=0)
+    pseudo.load({"labels": torch.tensor([0, 1, 2]), "rounds": 4, "last_epoch": 7})
+    assert labels_of(pseudo) == list(NONE)
+    assert pseudo.due(8)
+
+
+# --- several ranks
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def on_ranks(world: int, patch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Run `work` on `world` threads that exchange tensors as the ranks of a run do."""
+    here, meet, sent = threading.local(), threading.Barrier(world, timeout=60), {}
+
+    def exchange(value: Tensor) -> list[Tensor]:
+        sent[here.rank] = value.clone()
+        meet.wait()
+        values = [sent[rank] for rank in range(world)]
+        meet.wait()
+        return values
+
+    patch.setattr(ranks, "rank", lambda: here.rank)
+    patch.setattr(ranks, "world_size", lambda: world)
+    patch.setattr(ranks, "device", lambda: torch.device("cpu"))
+    patch.setattr(ranks, "sum_over_ranks", lambda value: torch.stack(exchange(value)).sum(0).to(value.dtype))
+    patch.setattr(ranks, "from_first", lambda value: exchange(value)[0])
+    failures: list[BaseException] = []
+
+    def one(rank: int) -> None:
+        here.rank = rank
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+            meet.abort()
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+
+
+@pytest.mark.parametrize(("world", "shared"), [(2, False), (5, True), (16, False)])  # 16: more than files
+@pytest.mark.parametrize("mode", ["kmeans", "sinkhorn"])
+def test_every_rank_encodes_its_share_and_all_get_what_one_process_gets(
+    monkeypatch: pytest.MonkeyPatch, world: int, shared: bool, mode: str
+) -> None:
+    known = list(NONE)
+    known[3] = 2
+    alone = PseudoLabels(mode, 3, 0, seed=0)
+    expected = alone.refresh(0, images(known), encode)
+    seen: dict[int, list[int]] = {}
+    made: list[tuple[str, list[int]]] = []
+
+    def work() -> None:
+        rank, pseudo = ranks.rank(), PseudoLabels(mode, 3, 0, seed=0)
+
+        def counted(source: Tensor) -> tuple[Tensor, Tensor]:
+            seen.setdefault(rank, []).append(int(source.flatten()[0]))
+            return encode(source)
+
+        whole = images(known)
+        text = pseudo.refresh(0, whole[rank::world] if shared else whole, counted)
+        made.append((text, labels_of(pseudo)))
+
+    on_ranks(world, monkeypatch, work)
+    assert seen == {rank: list(range(rank, 12, world)) for rank in range(min(world, 12))}
+    assert made == [(expected, labels_of(alone))] * world
 
 
 # --- in the model
@@ -158,6 +252,19 @@ def test_a_round_reads_whole_images_and_leaves_no_trace(bench: BenchMaker, data:
     assert all(module.training for net in made.model.nets.values() for module in net.modules())
     labels = made.model.forward_train(made.batch(), made.info()).labels
     assert torch.equal(labels, rounds[0][made.batch().file_A])
+
+
+def test_training_goes_on_with_more_files_than_were_labelled(bench: BenchMaker, data: DataMaker) -> None:
+    few, many = (bench(*CUTCAM, data=data(count=(n, 4), labelled=())) for n in (4, 7))
+    begin(few)
+    many.model.load_extra_state(few.model.extra_state())
+    state = few.model.extra_state()["pseudo"]
+    known = dict(zip(state["files"], state["labels"].tolist(), strict=True))
+    for number in range(4):
+        batch = many.batch(number)
+        labels = many.model.forward_train(batch, many.info()).labels
+        assert labels.tolist() == [known.get(path, -1) for path in batch.path_A]
+        many.step(number, batch)
 
 
 @pytest.mark.parametrize(

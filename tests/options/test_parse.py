@@ -234,6 +234,37 @@ def test_flags_that_repeat_the_runs_own_values_are_welcome(tmp_path: Path) -> No
     assert read_back(tmp_path, *flags.split()) == read_back(tmp_path)
 
 
+def test_the_weights_a_run_began_with_are_not_those_that_are_tested(tmp_path: Path) -> None:
+    start(tmp_path, "--pretrained_name", "other", "--epoch", "20")
+    assert read_back(tmp_path).experiment.epoch == "latest"
+    assert read_back(tmp_path, "--epoch", "5").experiment.epoch == "5"
+    again = train_options(["--checkpoints_dir", str(tmp_path), "--name", "run", "--continue_train"])
+    assert again.experiment.epoch == "20"
+
+
+def test_a_run_knows_what_was_given_with_the_command(tmp_path: Path) -> None:
+    start(tmp_path, "--labels_A", "x.csv")
+    run = read_back(tmp_path, "--dataset_mode", "single")
+    assert run.given == {"checkpoints_dir", "name", "dataset_mode"}
+    assert not run.published
+    with pytest.raises(ValueError, match="--dataset_mode pairs: unknown"):
+        read_back(tmp_path, "--dataset_mode", "pairs")
+
+
+def test_weights_alone_take_flags_and_defaults(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(OptionError, match=r"--name run: .*options.yaml does not exist"):
+        read_back(tmp_path)
+    (tmp_path / "run" / "20_net_G.pth").touch()
+    run = read_back(tmp_path, "--netG", "resnet_6blocks", "--window_B", "0,9", "--num_test", "3", extras=(Inference,))
+    assert run.published
+    assert (run.experiment.model, run.networks.netG, run.networks.ngf) == ("cut", "resnet_6blocks", 64)
+    assert (run.data.window_B, extra(run, Inference).num_test) == ("0,9", 3)
+    assert read_back(tmp_path, "--model", "cutcam", "--cam_layer", "-2").experiment.model == "cutcam"
+    with pytest.raises(OptionError, match=r"^--cam_layer: belongs to --model cutcam$"):
+        read_back(tmp_path, "--cam_layer", "-2")
+
+
 @pytest.mark.parametrize(
     ("flag", "text", "shown", "saved"),
     [

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pytest
+from PIL import Image
 
 from util.visual.base import Moment
 from util.visual.html import HtmlSink, Row, write_results_page
@@ -121,3 +124,18 @@ def test_a_long_run_shows_its_newest_moments(tmp_path: Path) -> None:
     assert len(page.pictures) == 2
     assert "3 earlier moments" in page.text
     assert len(list((tmp_path / "web" / "images").iterdir())) == 5
+
+
+def test_only_pictures_that_are_shown_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each update of a long run would take longer than the one before."""
+    sink, opened = HtmlSink(tmp_path, "run", newest=2), list[str]()
+
+    def watched(file: Path) -> Image.Image:
+        opened.append(file.name)
+        return Image.open(file)
+
+    monkeypatch.setattr("util.visual.html.Image", SimpleNamespace(open=watched))
+    for step in range(1, 6):
+        sink.images(at(step), {"a": PICTURE})
+    assert opened[-2:] == ["epoch001_step000005_a.png", "epoch001_step000004_a.png"]
+    assert len(opened) == 1 + 4 * 2

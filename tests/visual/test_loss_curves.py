@@ -1,20 +1,15 @@
-"""Loss curves: ticks and averages by hand, points where the axes say, PNG for documents."""
+"""Loss curves: ticks and averages by hand, points where the axes say."""
 
 from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
-from util.visual.base import Moment
 from util.visual.curves import BOTTOM, LEFT, RIGHT, smoothed, svg_curves, svg_groups, thinned, ticks
-from util.visual.jsonl import JsonlSink
-from util.visual.loss_plot import plot_losses
 
 
 def records(**losses: list[float | None]) -> list[dict[str, Any]]:
@@ -99,17 +94,3 @@ def test_names_are_escaped() -> None:
     assert "<b>&" not in svg
     assert "<script>" not in svg
     assert "&lt;b&gt;&amp;" in svg
-
-
-def test_png_for_documents(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    sink = JsonlSink(tmp_path)
-    for step in range(20):
-        sink.scalars(Moment(1, step, step, step, 0.1, 0.1), {"NCE": 1 / (step + 1), "D_real": 0.25})
-    sink.close()
-    plot_losses(tmp_path / "log.jsonl", tmp_path / "losses.png")
-    picture = cv2.imread(str(tmp_path / "losses.png"))
-    assert picture is not None
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
-    with pytest.raises(ValueError, match="holds no losses"):
-        plot_losses(tmp_path / "absent.jsonl", tmp_path / "x.png")

@@ -216,10 +216,12 @@ class Trainer:
         return Moment(at.epoch, at.step_in_epoch * images, at.step, at.total_iters, seconds, waited)
 
     def _tell(self) -> None:
-        """Pass on what the model has to say; --quiet does not silence it."""
+        """Pass on what the model has to say; --quiet does not silence a warning."""
         for message in self.model.messages:
-            if ranks.is_first():
+            if message.startswith("WARNING") and ranks.is_first():
                 tqdm.write(message, file=sys.stderr)
+            else:
+                self._say(message)
         self.model.messages.clear()
 
     def _say(self, text: str) -> None:
@@ -250,7 +252,8 @@ class Trainer:
 
     def _read_source(self) -> Iterator[Batch]:
         dataset, collate = self.loader.dataset, self.loader.collate_fn
-        for file in range(len(dataset.source_files)):  # type: ignore[attr-defined]
+        files = range(ranks.rank(), len(dataset.source_files), ranks.world_size())  # type: ignore[attr-defined]
+        for file in files:
             yield collate([dataset.whole_source(file)])  # type: ignore[attr-defined]
 
     def _total_steps(self) -> int:

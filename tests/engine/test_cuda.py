@@ -1,0 +1,55 @@
+"""What only a GPU can show; skipped where there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from data.base import Batch
+from util.engine.build import optimizers_from
+from util.engine.step import Precision, train_step
+from util.ranks import device as rank_device
+
+if TYPE_CHECKING:
+    from tests.conftest import BenchMaker
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+CUTCAM = ("--model", "cutcam", "--num_classes", "4", "--cam_weight_adv", "--lambda_IDT", "1", "--lambda_EDGE", "1")
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+@pytest.mark.parametrize("flags", [("--model", "cut"), CUTCAM])
+def test_steps_are_finite_and_move_every_network(bench: BenchMaker, flags: tuple[str, ...], amp: str) -> None:
+    case = bench(*flags, "--amp", amp)
+    device = torch.device("cuda")
+    case.model.to(device)
+    optimizers, precision = optimizers_from(case.run, case.model), Precision(amp, device)
+    before = {name: [p.detach().clone() for p in net.parameters()] for name, net in case.model.nets.items()}
+    for step in range(12):
+        batch: Batch = case.batch(step).to(device)
+        result = train_step(case.model, batch, case.info(step), optimizers, precision, watch_gradients=step == 3)
+    assert all(bool(torch.isfinite(value)) for value in result.scalars.values())
+    case.model.monitors(result.state)
+    case.model.visuals(result.state)
+    for name, net in case.model.nets.items():
+        assert any(not p.equal(old) for p, old in zip(net.parameters(), before[name], strict=True)), name
+
+
+def test_the_gpu_computes_what_the_cpu_does(bench: BenchMaker) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    terms = {}
+    for name in ("cpu", "cuda"):
+        case = bench(*CUTCAM)
+        device = torch.device(name)
+        case.model.to(device)
+        batch = case.batch().to(device)
+        optimizers = optimizers_from(case.run, case.model)
+        result = train_step(case.model, batch, case.info(), optimizers, Precision("off", device))
+        terms[name] = {key: float(value) for key, value in result.scalars.items()}
+    assert terms["cuda"] == pytest.approx(terms["cpu"], rel=1e-3)
+
+
+def test_one_process_sends_from_the_cpu() -> None:
+    assert rank_device() == torch.device("cpu")
