@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 
-from models.cutcam_model import CutCamModel, CutCamState
+from models.cutcam_model import CutCamModel
 from options.schema import OptionError
 from util.engine.trainer import Trainer
 from util.seeding import StepInfo
@@ -48,7 +48,7 @@ def test_both_sides_are_unweighted_where_the_class_is_unknown(bench: BenchMaker,
     unlabelled = data(labelled=())
     case = bench(*CUTCAM, "--cam_weight_adv", "--pseudo_labels", "none", data=unlabelled)
     model = model_of(case)
-    state = cast("CutCamState", model.forward_train(case.batch(), case.info()))
+    state = model.forward_train(case.batch(), case.info())
     weights = model.gan_weights(state)
     assert weights.d_fake is not None
     assert weights.d_real is not None
