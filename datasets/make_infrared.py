@@ -31,6 +31,15 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers like 4,1,1,1,1,1,1") from None
 
 
+def _classes(text: str) -> tuple[int, tuple[str, ...]]:
+    """A number of classes, or the number and the names."""
+    try:
+        return int(text), ()
+    except ValueError:
+        names = tuple(name.strip() for name in text.split(","))
+        return max(2, len(names)), names
+
+
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = _OneLineParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
@@ -43,9 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=default.seed, help="(%(default)s)")
     parser.add_argument(
         "--classes",
-        type=int,
-        default=default.classes,
-        help=f"how many of {', '.join(CLASS_NAMES)} (%(default)s)",
+        type=_classes,
+        default=str(default.classes),
+        metavar="N or NAMES",
+        help=f"how many of {', '.join(CLASS_NAMES)}, or names from it: car,bus,tank (%(default)s)",
     )
     parser.add_argument(
         "--prior_B", type=_numbers, default=(), metavar="P1,P2,...", help="class weights of trainB (uniform)"
@@ -68,7 +78,8 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         test=given.test,
         bits=given.bits,
         seed=given.seed,
-        classes=given.classes,
+        classes=given.classes[0],
+        vehicles=given.classes[1],
         prior_B=given.prior_B,
         paired_train=given.paired_train,
     )

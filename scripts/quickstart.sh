@@ -5,28 +5,28 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results/quickstart}
-steps=${STEPS:-1800}
-data=${DATA:-datasets/infrared}
+steps=${STEPS:-2200}
+data=${DATA:-datasets/infrared_quickstart}
 bash scripts/setup.sh
 SECONDS=0  # downloads are not counted
 python=.venv/bin/python
 
 echo "== 1/5 example data: infrared scenes as a simulator renders them (A) and as a sensor measures them (B); about 15 s"
-[ -f "$data/labels.csv" ] || "$python" datasets/make_infrared.py --out "$data" --size 128 --train 350 --test 35
+[ -f "$data/labels.csv" ] || "$python" datasets/make_infrared.py --out "$data" --size 128 --train 600 --test 36 --classes car,bus,tank
 
 run=(--name quickstart --checkpoints_dir "$out/checkpoints" --dataroot "$data")
-echo "== 2/5 training CUTCAM for $steps steps; about $(((steps + 199) / 200)) minutes on two cores"
+echo "== 2/5 training CUTCAM for $steps steps; about $(((steps + 239) / 240)) minutes on two cores"
 continue=()
 [ -f "$out/checkpoints/quickstart/latest_state.pt" ] && continue=(--continue_train)
 "$python" train.py --model cutcam "${run[@]}" ${continue[@]+"${continue[@]}"} \
-  --input_nc 1 --output_nc 1 --num_classes 7 --ngf 32 --ndf 32 --load_size 104 --crop_size 96 \
+  --input_nc 1 --output_nc 1 --num_classes 3 --ngf 16 --ndf 16 --load_size 76 --crop_size 72 --batch_size 4 --lr 0.0004 \
   --lambda_IDT 1 --cam_weight_adv --max_iters "$steps" --n_epochs 400 --n_epochs_decay 0 \
-  --print_freq 50 --update_html_freq 200 --save_latest_freq 300 --panel_freq 1 --display_id 0 --num_threads 2 ${FLAGS:-}
+  --print_freq 200 --update_html_freq 800 --save_latest_freq 1600 --panel_freq 1 --display_id 0 --num_threads 2 ${FLAGS:-}
 
 echo "== 3/5 translating the test split; under a minute"
-"$python" test.py "${run[@]}" --results_dir "$out" --num_test 35
+"$python" test.py "${run[@]}" --results_dir "$out" --num_test 36
 echo "== 4/5 what the generator looks at; under a minute"
-"$python" cam_infer.py "${run[@]}" --results_dir "$out/cam_vis" --num_test 35
+"$python" cam_infer.py "${run[@]}" --results_dir "$out/cam_vis" --num_test 36
 echo "== 5/5 one page of everything; a few seconds, loading PyTorch"
 "$python" scripts/quickstart_page.py --run "$out/checkpoints/quickstart" --explained "$out/cam_vis/quickstart/latest" \
   --targets "$out/quickstart/test_latest/images/real_B" --out "$out/index.html"

@@ -21,7 +21,7 @@ from util.visual.cam_table import CamTable
 from util.visual.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = "--ngf 8 --ndf 8 --netF_nc 16 --num_patches 16 --load_size 36 --crop_size 32 --num_threads 0 --print_freq 1"
+SMALL = "--ngf 8 --ndf 8 --netF_nc 16 --num_patches 16 --load_size 36 --crop_size 32 --batch_size 1 --num_threads 0 --print_freq 1"
 
 
 @pytest.mark.slow
@@ -31,7 +31,8 @@ SMALL = "--ngf 8 --ndf 8 --netF_nc 16 --num_patches 16 --load_size 36 --crop_siz
 def test_the_page_shows_everything_and_a_second_call_goes_on(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     python = str(ROOT / ".venv/bin/python")
-    make = [python, "datasets/make_infrared.py", "--out", str(data), "--size", "40", "--train", "7", "--test", "3"]
+    size = ["--size", "40", "--train", "8", "--test", "3", "--classes", "car,bus,tank"]
+    make = [python, "datasets/make_infrared.py", "--out", str(data), *size]
     subprocess.run(make, cwd=ROOT, check=True, capture_output=True)
 
     def quickstart(steps: int) -> str:

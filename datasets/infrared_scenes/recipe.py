@@ -27,7 +27,8 @@ class RecipeError(ValueError):
 class Recipe:
     """The arguments of a data set.
 
-    Counts are pictures per domain. ``prior_B`` weighs the classes in trainB; empty means uniform.
+    Counts are pictures per domain. ``vehicles`` names the classes, in the order of their ids; empty means the first
+    ``classes`` of CLASS_NAMES. ``prior_B`` weighs the classes in trainB; empty means uniform.
     """
 
     size: int = 128
@@ -38,6 +39,7 @@ class Recipe:
     classes: int = len(CLASS_NAMES)
     prior_B: tuple[float, ...] = ()
     paired_train: bool = False
+    vehicles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 32 <= self.size <= 1024:
@@ -51,8 +53,17 @@ class Recipe:
             raise RecipeError(f"--seed {self.seed}: the seed is 0 or more")
         if not 2 <= self.classes <= len(CLASS_NAMES):
             raise RecipeError(f"--classes {self.classes}: choose from 2 to {len(CLASS_NAMES)} classes")
+        if self.vehicles:
+            self._check_vehicles()
         if self.prior_B:
             self._check_prior()
+
+    def _check_vehicles(self) -> None:
+        unknown = [name for name in self.vehicles if name not in CLASS_NAMES]
+        if unknown or len(set(self.vehicles)) != len(self.vehicles) or len(self.vehicles) != self.classes:
+            raise RecipeError(
+                f"--classes {','.join(self.vehicles)}: name two or more different ones of {', '.join(CLASS_NAMES)}"
+            )
 
     def _check_prior(self) -> None:
         text = ",".join(f"{p:g}" for p in self.prior_B)
@@ -66,11 +77,11 @@ class Recipe:
     @property
     def names(self) -> tuple[str, ...]:
         """The classes, in the order of their label ids."""
-        return CLASS_NAMES[: self.classes]
+        return self.vehicles or CLASS_NAMES[: self.classes]
 
     def arguments(self) -> dict[str, Any]:
         """The arguments as plain values, for the manifest."""
-        return asdict(self) | {"prior_B": list(self.prior_B)}
+        return asdict(self) | {"prior_B": list(self.prior_B), "vehicles": list(self.vehicles)}
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _write_pictures(folder: Path, recipe: Recipe, progress: Progress) -> None:
 
 def _readme(recipe: Recipe) -> str:
     arguments = f"--size {recipe.size} --train {recipe.train} --test {recipe.test} --bits {recipe.bits}"
-    arguments += f" --seed {recipe.seed} --classes {recipe.classes}"
+    arguments += f" --seed {recipe.seed} --classes {','.join(recipe.vehicles) or recipe.classes}"
     if recipe.prior_B:
         arguments += " --prior_B " + ",".join(f"{p:g}" for p in recipe.prior_B)
     if recipe.paired_train:
@@ -202,9 +202,10 @@ def write_dataset(target: Path, recipe: Recipe, overwrite: bool = False, progres
 
 def contact_sheet(recipe: Recipe, columns: int = 6) -> Mask:
     """For every class a row of test scenes seen as A over the same scenes seen as B, 8 bits whatever the recipe."""
-    studio = Studio(Recipe(size=recipe.size, seed=recipe.seed, classes=recipe.classes))
+    alike: dict[str, Any] = {"size": recipe.size, "seed": recipe.seed, "classes": recipe.classes}
+    studio = Studio(Recipe(**alike, vehicles=recipe.vehicles))
     chosen: dict[int, list[Shot]] = {i: [] for i in range(recipe.classes)}
-    for shot in shots(Recipe(size=recipe.size, seed=recipe.seed, classes=recipe.classes, train=1, test=40 * columns)):
+    for shot in shots(Recipe(**alike, train=1, test=40 * columns)):
         if shot.folder_a == "testA" and len(chosen[shot.label_id]) < columns:
             chosen[shot.label_id].append(shot)
     rows = []

@@ -266,3 +266,19 @@ def test_contact_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert make_infrared.main(["--out", str(tmp_path / "new"), *SMALL, "--contact_sheet", inside]) == 2
     assert "--contact_sheet" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+# ---- classes by name
+
+
+def test_classes_may_be_named(tmp_path: Path) -> None:
+    folder = make(tmp_path / "d", *SMALL, "--classes", "tank,car")
+    rows = {(row["label_id"], row["label"]) for row in table(folder / "labels.csv")}
+    assert rows == {("0", "tank"), ("1", "car")}
+    assert "--classes tank,car" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("names", ["car,ship", "car,car", "car"])
+def test_wrong_class_names_are_one_line(tmp_path: Path, names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_infrared.main(["--out", str(tmp_path / "d"), "--classes", names]) == 2
+    assert f"--classes {names}" in capsys.readouterr().err
