@@ -21,7 +21,10 @@ from util.visual.cam_table import CamTable
 from util.visual.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = "--ngf 8 --ndf 8 --netF_nc 16 --num_patches 16 --load_size 36 --crop_size 32 --batch_size 1 --num_threads 0 --print_freq 1"
+SMALL = (
+    "--ngf 8 --ndf 8 --netF_nc 16 --num_patches 16 --load_size 36 --crop_size 32 --batch_size 1 --num_threads 0 "
+    "--print_freq 1"
+)
 
 
 @pytest.mark.slow
