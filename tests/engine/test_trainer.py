@@ -67,8 +67,9 @@ def test_checkpoints_come_when_asked(train_run: Trained, data: DataMaker, monkey
     monkeypatch.setattr(Trainer, "save", watching)
     flags = ("--batch_size", 2, "--save_latest_freq", 5, "--save_by_iter", "--save_epoch_freq", 2)
     run = train_run("run", data(), *CUT, *flags)
-    # Three epochs of 3 steps and 6 samples: 5, 10 and 15 are passed by steps 3, 5 and 8; epoch 2 and the end are saved.
-    assert saves == [3, 5, 6, 8, 9]
+    # Three epochs of 3 steps and 6 samples: 5, 10 and 15 are passed by steps 3, 5 and 8; epoch 2 and the end are saved,
+    # and the start, so that no other run takes the folder.
+    assert saves == [0, 3, 5, 6, 8, 9]
     names = {file.name for file in run.glob("*_net_G.pth")}
     assert names == {f"{label}_net_G.pth" for label in ("iter_6", "iter_10", "iter_16", "2", "latest")}
     assert {file.name for file in run.glob("latest_net_*")} == {f"latest_net_{name}.pth" for name in "GFD"}
@@ -87,7 +88,8 @@ def test_monitors_and_gradient_norms_by_steps(train_run: Trained, data: DataMake
 def test_pictures_panels_and_page(train_run: Trained, data: DataMaker) -> None:
     flags = (*CUTCAM, "--batch_size", 2, "--panel_freq", 2, "--update_html_freq", 6, "--no_html", False)
     run = train_run("run", data(), *flags)
-    assert sorted(file.name for file in (run / "panels").iterdir()) == ["epoch_001.png", "epoch_002.png"]
+    panels = sorted(file.name for file in (run / "panels").iterdir())
+    assert panels == ["epoch_001.png", "epoch_002.png", "epoch_003.png"]  # the first, every second, the last
     page = (run / "web" / "index.html").read_text()
     assert "cam_fake" in page
     assert len(list((run / "web").rglob("*fake_B*.png"))) == 3
