@@ -19,16 +19,13 @@ from torch import Tensor, nn
 from models.base import MODELS, Explanation
 from models.builders import initialised
 from models.cam.functional import (
-    correlation,
     dead,
-    entropy,
     full_precision,
     gradcam_at_feature,
     label_free_map,
     rectify,
-    std_over_mean,
-    top_mass,
 )
+from models.cam.monitors import map_monitors
 from models.cut_model import CutModel, CutState, GanWeights, check_channels
 from models.cutcam_options import CutCamOptions, head_layer
 from models.guards import CollapseGuard, GradientCap, MapMemory
@@ -343,21 +340,12 @@ class CutCamModel(CutModel):
     @torch.no_grad()
     def monitors(self, state: CutState) -> dict[str, Tensor]:
         assert isinstance(state, CutCamState)
-        cam, fake = rectify(state.cam_A), rectify(state.cam_fake)
-        same, cross = correlation(cam, fake).mean(), self.memory.correlation().to(cam.device)
-        values = {
-            "head_classes": torch.tensor(self.guard.effective, device=cam.device),
-            "CAM_corr": same,
-            "CAM_cross_corr": cross,
-            "CAM_corr_gain": same - cross,
-            "CAM_entropy": entropy(cam).mean(),
-            "CAM_std_over_mean": std_over_mean(cam).mean(),
-            "CAM_top5": top_mass(cam).mean(),
-            "CAM_dead": dead(state.cam_A).float().mean(),
-            "CAM_dead_fake": dead(state.cam_fake.detach()).float().mean(),
-            "CAM_weight": torch.tensor(self.opt.lambda_CAM * state.cam_ramp * self.cap.scale, device=cam.device),
-        }
-        shares = {f"head_share_{c}": share for c, share in enumerate(self.guard.shares.to(cam.device))}
+        device = state.cam_A.device
+        values = map_monitors(state.cam_A, state.cam_fake, self.memory.correlation().to(device))
+        weight = self.opt.lambda_CAM * state.cam_ramp * self.cap.scale
+        for name, value in (("head_classes", self.guard.effective), ("CAM_weight", weight)):
+            values[name] = torch.tensor(value, device=device)
+        shares = {f"head_share_{c}": share for c, share in enumerate(self.guard.shares.to(device))}
         return values | self._accuracies(state) | shares
 
     def _accuracies(self, state: CutCamState) -> dict[str, Tensor]:
