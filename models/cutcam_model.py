@@ -213,19 +213,14 @@ class CutCamModel(CutModel):
             return GanWeights()
         strength = self.opt.cam_adv_strength * state.cam_ramp
         size = self.nets["D"].output_size(*state.fake_B.shape[-2:])  # type: ignore[operator]
-        fake = adversarial_weights(self._explained(state, state.cam_A), size, strength, self.opt.cam_eps)
+        # A map of zeros weights uniformly; where the fake side does, a weighted real side would shift D's optimum.
+        known = (state.has_cam & ~dead(state.cam_A, self.opt.cam_eps))[:, None, None]
+        fake = adversarial_weights(state.cam_A * known, size, strength, self.opt.cam_eps)
         fake = fake.flip(-1) if state.mirrored else fake
         if state.cam_B is None:
             return GanWeights(g_fake=fake)
-        # Where the fake side is unweighted, a weighted real side alone would shift D's optimum.
-        paired = (state.has_cam & ~dead(state.cam_A, self.opt.cam_eps))[:, None, None]
-        real = adversarial_weights(state.cam_B * paired, size, strength, self.opt.cam_eps)
+        real = adversarial_weights(state.cam_B * known, size, strength, self.opt.cam_eps)
         return GanWeights(d_fake=fake, d_real=real, g_fake=fake)
-
-    @staticmethod
-    def _explained(state: CutCamState, cam: Tensor) -> Tensor:
-        """The map, or zero (a dead map: uniform weights) where no class is known."""
-        return cam * state.has_cam[:, None, None]
 
     def g_losses(self, state: CutState) -> dict[str, Tensor]:
         assert isinstance(state, CutCamState)
@@ -281,7 +276,8 @@ class CutCamModel(CutModel):
             )
 
     def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
-        if self._all_labelled or self.opt.lambda_CLS == 0 == self.opt.lambda_CAM:
+        reads_labels = self.opt.lambda_CLS > 0 or self.opt.lambda_CAM > 0 or self.opt.cam_weight_adv
+        if self._all_labelled or not reads_labels:
             return
         if self.opt.cls_start_epoch < 0:  # a round before the epoch in which the class terms start, none earlier
             reached = info.fraction + info.epoch_share > WARM_UP

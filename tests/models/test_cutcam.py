@@ -11,21 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.cutcam_model import CutCamModel, CutCamState
+from models.cutcam_model import CutCamState
 from models.losses.gan import gan_map
+from tests.models.cutcam_bench import HEAD, README, cutcam
 from util.engine.step import only_trains
 from util.seeding import StepInfo
 
 if TYPE_CHECKING:
     from tests.conftest import Bench, BenchMaker, DataMaker
-
-HEAD = ("--model", "cutcam", "--num_classes", 4)
-README = (*HEAD, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv", "--batch_size", 2)
-
-
-def cutcam(made: Bench) -> CutCamModel:
-    assert isinstance(made.model, CutCamModel)
-    return made.model
 
 
 def forward(made: Bench, step: int = 0) -> CutCamState:

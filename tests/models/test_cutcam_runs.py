@@ -20,19 +20,12 @@ from models.cutcam_model import CollapseError, CutCamModel, CutCamState
 from options.groups import Inference
 from options.parse import inference_options
 from options.schema import OptionError
+from tests.models.cutcam_bench import HEAD, README, cutcam
 from util.checkpoint import load_weights
 from util.engine.inference import explain_image
 
 if TYPE_CHECKING:
-    from tests.conftest import Bench, BenchMaker, DataMaker, Trained
-
-HEAD = ("--model", "cutcam", "--num_classes", 4)
-README = (*HEAD, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv", "--batch_size", 2)
-
-
-def cutcam(made: Bench) -> CutCamModel:
-    assert isinstance(made.model, CutCamModel)
-    return made.model
+    from tests.conftest import BenchMaker, DataMaker, Trained
 
 
 # --- collapse

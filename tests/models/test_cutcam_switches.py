@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from models.cutcam_model import CutCamModel
 from options.schema import OptionError
+from tests.models.cutcam_bench import HEAD, cutcam
 from util.engine.trainer import Trainer
 from util.seeding import StepInfo
 
 if TYPE_CHECKING:
-    from tests.conftest import Bench, BenchMaker, DataMaker, Trained
-
-CUTCAM = ("--model", "cutcam", "--num_classes", "4")
-
-
-def model_of(case: Bench) -> CutCamModel:
-    return cast("CutCamModel", case.model)
+    from tests.conftest import BenchMaker, DataMaker, Trained
 
 
 def test_ramps_do_not_fall_when_a_run_is_made_longer(bench: BenchMaker) -> None:
-    model = model_of(bench(*CUTCAM))
+    model = cutcam(bench(*HEAD))
     assert model.ramps(StepInfo(0, 100, 10.0, 1.0)) == (1.0, 1.0)
     longer = StepInfo(0, 101, 10.1, 0.01)  # the same place in a run of a hundred times the length
     assert model.ramps(longer) == (1.0, 1.0)
-    other = model_of(bench(*CUTCAM))
+    other = cutcam(bench(*HEAD))
     assert other.ramps(longer) == (1.0, 0.0)
     other.load_extra_state(model.extra_state())
     assert other.ramps(longer) == (1.0, 1.0)
@@ -37,7 +31,7 @@ def test_ramps_do_not_fall_when_a_run_is_made_longer(bench: BenchMaker) -> None:
 
 
 def test_explaining_is_without_dropout(bench: BenchMaker) -> None:
-    case = bench(*CUTCAM, "--head_dropout", "0.5")
+    case = bench(*HEAD, "--head_dropout", "0.5")
     case.model.train()
     image = case.batch().A
     first, second = (case.model.explain(image, image) for _ in range(2))
@@ -46,8 +40,8 @@ def test_explaining_is_without_dropout(bench: BenchMaker) -> None:
 
 def test_both_sides_are_unweighted_where_the_class_is_unknown(bench: BenchMaker, data: DataMaker) -> None:
     unlabelled = data(labelled=())
-    case = bench(*CUTCAM, "--cam_weight_adv", "--pseudo_labels", "none", data=unlabelled)
-    model = model_of(case)
+    case = bench(*HEAD, "--cam_weight_adv", "--pseudo_labels", "none", data=unlabelled)
+    model = cutcam(case)
     state = model.forward_train(case.batch(), case.info())
     weights = model.gan_weights(state)
     assert weights.d_fake is not None
@@ -57,8 +51,8 @@ def test_both_sides_are_unweighted_where_the_class_is_unknown(bench: BenchMaker,
 
 
 def test_known_classes_weight_both_sides(bench: BenchMaker) -> None:
-    case = bench(*CUTCAM, "--cam_weight_adv")
-    model = model_of(case)
+    case = bench(*HEAD, "--cam_weight_adv")
+    model = cutcam(case)
     weights = model.gan_weights(model.forward_train(case.batch(), case.info()))
     for side in (weights.d_fake, weights.d_real):
         assert side is not None
@@ -66,10 +60,22 @@ def test_known_classes_weight_both_sides(bench: BenchMaker) -> None:
         torch.testing.assert_close(side.mean(dim=(1, 2, 3)), torch.ones(len(side)))
 
 
+def test_pseudo_labels_are_made_where_only_d_s_weights_read_them(bench: BenchMaker, data: DataMaker) -> None:
+    def said(*extra: str) -> list[str]:
+        case = bench(*HEAD, "--lambda_CLS", "0", "--lambda_CAM", "0", *extra, data=data(labelled=()))
+        files = range(len(case.dataset.source_files))
+        images = [case.dataset.collate([case.dataset.whole_source(file)]) for file in files]
+        case.model.begin_epoch(case.info(), lambda: images)
+        return [message for message in case.model.messages if message.startswith("pseudo-labels")]
+
+    assert not said()
+    assert len(said("--cam_weight_adv")) == 1
+
+
 @pytest.mark.parametrize(("flags", "warned"), [((), False), (("--cam_method", "label_free"), False), (("x",), True)])
 def test_an_untrained_head_is_warned_about(bench: BenchMaker, flags: tuple[str, ...], warned: bool) -> None:
     extra = ("--lambda_CLS", "0") if flags else ()
-    case = bench(*CUTCAM, *extra, *(flags if flags != ("x",) else ()))
+    case = bench(*HEAD, *extra, *(flags if flags != ("x",) else ()))
     assert any("nothing trains the class head" in message for message in case.model.messages) is warned
 
 
@@ -79,7 +85,7 @@ def test_the_penalty_of_wgangp_refuses_batch_norm(bench: BenchMaker) -> None:
 
 
 def test_the_log_has_a_share_for_each_class_that_sum_to_one(bench: BenchMaker) -> None:
-    case = bench(*CUTCAM)
+    case = bench(*HEAD)
     result: Any = case.step()
     values = case.model.monitors(result.state)
     shares = [float(value) for name, value in values.items() if name.startswith("head_share_")]
@@ -134,5 +140,5 @@ def test_the_last_epoch_has_a_panel(train_run: Trained, data: DataMaker) -> None
 def test_quiet_does_not_silence_warnings(
     train_run: Trained, data: DataMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train_run("a", data(), *CUTCAM, "--quiet", "--lambda_CLS", "0", "--max_iters", "1")
+    train_run("a", data(), *HEAD, "--quiet", "--lambda_CLS", "0", "--max_iters", "1")
     assert "nothing trains the class head" in capsys.readouterr().err
