@@ -28,7 +28,8 @@ from models.cam.functional import (
 from models.cam.monitors import map_monitors
 from models.cut_model import CutModel, CutState, GanWeights, check_channels
 from models.cutcam_options import CutCamOptions, head_layer
-from models.guards import CollapseGuard, GradientCap, MapMemory
+from models.guards import GradientCap
+from models.head_watch import HeadWatch
 from models.losses.cam import adversarial_weights, cam_invariance
 from models.losses.classification import class_consistency
 from models.losses.edge import edge_loss
@@ -36,7 +37,6 @@ from models.losses.identity import identity_loss
 from models.networks import ClassHead
 from models.pseudo_labels import PseudoLabels
 from options.schema import Group, OptionError
-from util.errors import UserError
 from util.seeding import StepInfo
 from util.visual.overlay import heat_map, overlay
 
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from options.parse import RunOptions
 
 WARM_UP = 0.05  # share of the run that an automatic warm-up or ramp takes
-
-
-class CollapseError(UserError, RuntimeError):
-    """The class head predicts one class for everything, and --on_collapse says stop."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +84,8 @@ class CutCamModel(CutModel):
         self.head: ClassHead = nets["C"]  # type: ignore[assignment]
         self.cam_index, self.opt = cam_index, opt
         self.pseudo = PseudoLabels(opt.pseudo_labels, opt.num_classes, opt.pseudo_every, seed)
-        self.guard = CollapseGuard(opt.num_classes, opt.collapse_window)
+        self.watch = HeadWatch(opt.num_classes, opt.collapse_window, opt.on_collapse == "stop")
         self.cap = GradientCap(opt.cam_grad_cap if self.lambda_NCE > 0 else 0.0)
-        self.memory = MapMemory()
-        self.collapsed = False
         self._all_labelled = False
         self._reached = (0.0, 0.0)  # ramps never fall, also when a run is made longer
 
@@ -201,7 +195,7 @@ class CutCamModel(CutModel):
             max(self._reached[0], min(1.0, max(0.0, cls_ramp))),
             max(self._reached[1], min(1.0, max(0.0, cam_ramp))),
         )
-        if self.collapsed:  # label-free maps go on: they need no head
+        if self.watch.collapsed:  # label-free maps go on: they need no head
             return 0.0, self._reached[1] if opt.cam_method == "label_free" else 0.0
         return self._reached
 
@@ -244,20 +238,10 @@ class CutCamModel(CutModel):
         return terms
 
     def _watch(self, state: CutCamState) -> None:
-        self.memory.watch(rectify(state.cam_A))
-        if state.cls_ramp == 0:
-            return
-        self.guard.watch(state.logits_A.softmax(1), state.batch.label_A)
-        if self.guard.collapsed:
-            text = (
-                f"the class head has collapsed: {self.guard.effective:.2f} effective classes over the last "
-                f"{self.opt.collapse_window} steps; its maps explain nothing. Give labels (--labels_A), use "
-                "--pseudo_labels kmeans, or --lambda_CLS 0 --lambda_CAM 0"
-            )
-            if self.opt.on_collapse == "stop":
-                raise CollapseError(text)
-            self.collapsed = True
-            self.messages.append(f"WARNING: {text}. The terms that need the head are off from here on.")
+        epoch = int(state.info.progress)
+        self.messages += self.watch.see_maps(rectify(state.cam_A), epoch, used=state.cam_ramp > 0)
+        if state.cls_ramp > 0:
+            self.messages += self.watch.see_head(state.logits_A.softmax(1), state.batch.label_A, epoch)
 
     # -- labels -----------------------------------------------------------------------------------------------
 
@@ -337,11 +321,11 @@ class CutCamModel(CutModel):
     def monitors(self, state: CutState) -> dict[str, Tensor]:
         assert isinstance(state, CutCamState)
         device = state.cam_A.device
-        values = map_monitors(state.cam_A, state.cam_fake, self.memory.correlation().to(device))
+        values = map_monitors(state.cam_A, state.cam_fake, self.watch.memory.correlation().to(device))
         weight = self.opt.lambda_CAM * state.cam_ramp * self.cap.scale
-        for name, value in (("head_classes", self.guard.effective), ("CAM_weight", weight)):
+        for name, value in (("head_classes", self.watch.guard.effective), ("CAM_weight", weight)):
             values[name] = torch.tensor(value, device=device)
-        shares = {f"head_share_{c}": share for c, share in enumerate(self.guard.shares.to(device))}
+        shares = {f"head_share_{c}": share for c, share in enumerate(self.watch.guard.shares.to(device))}
         return values | self._accuracies(state) | shares
 
     def _accuracies(self, state: CutCamState) -> dict[str, Tensor]:
@@ -364,17 +348,13 @@ class CutCamModel(CutModel):
     def extra_state(self) -> dict[str, Any]:
         return {
             "pseudo": self.pseudo.state(),
-            "guard": self.guard.state(),
+            "watch": self.watch.state(),
             "cap": self.cap.state(),
-            "memory": self.memory.state(),
-            "collapsed": self.collapsed,
             "reached": list(self._reached),
         }
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self.pseudo.load(state["pseudo"])
-        self.guard.load(state["guard"])
+        self.watch.load(state["watch"])
         self.cap.load(state["cap"])
-        self.memory.load(state["memory"])
-        self.collapsed = bool(state["collapsed"])
         self._reached = (float(state["reached"][0]), float(state["reached"][1]))

@@ -43,6 +43,8 @@ class CollapseGuard:
         known = torch.nn.functional.one_hot(labels.clamp_min(0), probabilities.shape[1])
         true = (known * (labels >= 0)[:, None]).float().mean(0)
         both = ranks.mean_over_ranks(torch.stack([probabilities.detach().float().mean(0), true]))
+        if not bool(torch.isfinite(both).all()):  # a step that will be skipped must leave no trace
+            return
         row = self._seen % len(self._predicted)
         self._predicted[row], self._true[row] = both.cpu()
         self._seen += 1
@@ -126,9 +128,17 @@ class MapMemory:
         self._maps = torch.zeros(0, self.SIDE, self.SIDE)
 
     def watch(self, maps: Tensor) -> None:
-        """Take (N, H, W) maps of N different images."""
+        """Take (N, H, W) rectified maps of N different images; one that is not finite is left out."""
         small = resize_map(maps.detach(), (self.SIDE, self.SIDE)).cpu()
-        self._maps = torch.cat([self._maps, small])[-self.LENGTH :]
+        finite = small.flatten(1).isfinite().all(1)
+        self._maps = torch.cat([self._maps, small[finite]])[-self.LENGTH :]
+
+    @property
+    def dead_share(self) -> float:
+        """Share of the remembered maps that are zero everywhere; 0 until the memory is full."""
+        if len(self._maps) < self.LENGTH:
+            return 0.0
+        return float((self._maps.flatten(1).amax(1) <= 0).float().mean())
 
     def correlation(self) -> Tensor:
         """Mean Pearson correlation between maps of different images; NaN with fewer than two."""
@@ -139,3 +149,23 @@ class MapMemory:
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._maps = state["maps"].clone()
+
+
+class EpochAlarm:
+    """Keeps a warning loud without drowning the log: each kind is due once an epoch."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, int] = {}
+
+    def due(self, kind: str, epoch: int) -> bool:
+        """Whether this kind of warning has not been given in this epoch yet; it then has been."""
+        if self._said.get(kind) == epoch:
+            return False
+        self._said[kind] = epoch
+        return True
+
+    def state(self) -> dict[str, Any]:
+        return {"said": dict(self._said)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._said = {str(kind): int(epoch) for kind, epoch in state["said"].items()}

@@ -91,6 +91,11 @@ class Optim(Group):
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
     )
     amp: str = option("off", "16-bit forward passes by autocast", choices=("off", "bf16", "fp16"))
+    on_nan: str = option(
+        "stop",
+        "where a loss is not finite: stop, or skip the step; either way its images are named in nonfinite.jsonl",
+        choices=("stop", "skip"),
+    )
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,9 @@ class Inference(Group):
     phase: str = option("test", "prefix of the folder to read: test falls back to val")
     num_test: int = option(50, "at most this many images", low=1)
     results_dir: str = option("./results/", "folder of the results")
+    tile: int = option(
+        0, "larger images go in tiles of so many pixels, with the whole image's statistics; 0: in one piece", low=0
+    )
     eval: bool = option(False, "networks in evaluation mode (matters with batch norm or dropout)")
 
 

@@ -10,6 +10,11 @@ class UserError(Exception):
     """Something in the command, the data or a checkpoint; the message names it, its value and the remedy."""
 
 
+def printable(name: object) -> str:
+    """A file's name on one line: line breaks and other control characters of a hostile name as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
 def exit_code(main: Callable[[], int]) -> int:
     """Run an entry script's main; a UserError, or a file that cannot be used, becomes one line and status 2."""
     try:

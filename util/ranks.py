@@ -58,6 +58,11 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return total
 
 
+def on_any(here: bool) -> bool:
+    """Whether something is so on any rank; all ranks must ask."""
+    return bool(sum_over_ranks(torch.tensor(float(here), device=device())) > 0) if world_size() > 1 else here
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a tensor over all ranks; carries no gradient."""
     return sum_over_ranks(value) / world_size()

@@ -16,7 +16,8 @@ from torch import Tensor
 from data.single_dataset import SingleDataset
 from models import load_run
 from models.cam.functional import correlation, rectify
-from models.cutcam_model import CollapseError, CutCamModel, CutCamState
+from models.cutcam_model import CutCamModel, CutCamState
+from models.head_watch import CollapseError
 from options.groups import Inference
 from options.parse import inference_options
 from options.schema import OptionError
@@ -35,7 +36,7 @@ def collapse(model: CutCamModel) -> None:
     """Let the guard see a window of one class although the labels differ."""
     certain = torch.tensor([[0.999, 0.001, 0, 0]])
     for step in range(model.opt.collapse_window):
-        model.guard.watch(certain, torch.tensor([step % 4]))
+        model.watch.guard.watch(certain, torch.tensor([step % 4]))
 
 
 def test_a_collapsed_head_loses_its_terms(bench: BenchMaker) -> None:
@@ -53,7 +54,7 @@ def test_a_collapsed_head_loses_its_terms(bench: BenchMaker) -> None:
     assert len(made.model.messages) == 1
     again = bench(*README)
     again.model.load_extra_state(made.model.extra_state())
-    assert cutcam(again).collapsed
+    assert cutcam(again).watch.collapsed
 
 
 def test_label_free_maps_need_no_head(bench: BenchMaker) -> None:

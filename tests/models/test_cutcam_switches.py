@@ -26,7 +26,7 @@ def test_ramps_do_not_fall_when_a_run_is_made_longer(bench: BenchMaker) -> None:
     assert other.ramps(longer) == (1.0, 0.0)
     other.load_extra_state(model.extra_state())
     assert other.ramps(longer) == (1.0, 1.0)
-    other.collapsed = True
+    other.watch.collapsed = True
     assert other.ramps(longer) == (0.0, 0.0)
 
 

@@ -122,6 +122,7 @@ def trainer_from(
         epochs=(first_epoch, schedule.last_epoch),
         max_iters=schedule.max_iters,
         seed=run.experiment.seed,
+        skip_nonfinite=run.optim.on_nan == "skip",
     )
 
 

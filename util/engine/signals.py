@@ -6,8 +6,6 @@ import signal
 import threading
 from types import FrameType
 
-import torch
-
 from util import ranks
 
 
@@ -29,9 +27,7 @@ class StopRequest:
 
     def agreed(self) -> bool:
         """Whether any rank was asked to stop; all ranks must call it after the same step."""
-        if ranks.world_size() == 1:
-            return self._asked
-        return bool(ranks.sum_over_ranks(torch.tensor(float(self._asked), device=ranks.device())) > 0)
+        return ranks.on_any(self._asked)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

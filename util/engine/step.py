@@ -12,17 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from util import ranks, seeding
-from util.errors import UserError
+from util.engine.faults import check_finite, check_gradients
 
 if TYPE_CHECKING:
     from data.base import Batch
     from models.base import Model, State
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class NonFiniteLossError(UserError, RuntimeError):
-    """A loss is NaN or infinite; the message names every term of the phase and the images of the batch."""
 
 
 class Precision:
@@ -66,7 +62,7 @@ def train_step(
             phase (one more backward pass a term; this rank's own gradients).
 
     Raises:
-        NonFiniteLossError: before any weight of that phase changes.
+        NonFiniteLossError: a phase's total or gradient is not finite; before any weight of that phase changes.
     """
     # Dropout draws from the global generator: seeded here, it does not depend on where the run was interrupted.
     torch.manual_seed(seeding.key(info.seed, "torch", info.step, info.rank))
@@ -82,18 +78,25 @@ def train_step(
                 continue
             total = torch.stack(list(terms.values())).sum()
             scalars |= {name: term.detach() for name, term in terms.items()} | {phase.name: total.detach()}
-            _check_finite(phase.name, terms, total, batch)
+            check_finite(phase.name, total, terms)
             trained = [p for name in phase.nets for p in model.nets[name].parameters()]
             if watch_gradients:
                 scalars |= gradient_norms(terms, trained, precision.scaler.get_scale())
             made = [optimizers[name] for name in phase.nets if name in optimizers]  # netF sample has no weights
-            stepped |= _update(total, made, trained, precision)
+            stepped |= _update(phase.name, total, terms, made, trained, precision)
     if stepped:
         precision.scaler.update()
     return StepResult(scalars, state)
 
 
-def _update(total: Tensor, optimizers: list[Optimizer], trained: Sequence[Tensor], precision: Precision) -> bool:
+def _update(
+    phase: str,
+    total: Tensor,
+    terms: Mapping[str, Tensor],
+    optimizers: list[Optimizer],
+    trained: Sequence[Tensor],
+    precision: Precision,
+) -> bool:
     """One optimiser step; False where there was nothing to step."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -101,6 +104,8 @@ def _update(total: Tensor, optimizers: list[Optimizer], trained: Sequence[Tensor
         return False
     precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     ranks.average_gradients(trained)
+    if not precision.scaler.is_enabled():  # the scaler's own remedy is to skip and lower the loss scale
+        check_gradients(phase, trained, terms)
     reached = [o for o in optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
     for optimizer in reached:
         precision.scaler.step(optimizer)
@@ -132,13 +137,3 @@ def gradient_norms(
         squares = [g.float().square().sum() for g in gradients if g is not None]
         norms[f"grad_{name}"] = torch.stack(squares).sum().sqrt() / loss_scale if squares else term.new_zeros(())
     return norms
-
-
-def _check_finite(phase: str, terms: Mapping[str, Tensor], total: Tensor, batch: Batch) -> None:
-    if torch.isfinite(total):
-        return
-    values = ", ".join(f"{name} = {term.item():g}" for name, term in terms.items())
-    raise NonFiniteLossError(
-        f"the loss of {phase} is not finite: {values}; images: {', '.join(batch.path_A + batch.path_B)}. "
-        "Lower --lr or the weight of the term named, or try --amp off"
-    )

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from util import checkpoint, ranks
+from util.engine.faults import NonFiniteLossError, NonFinitePolicy, check_weights
 from util.engine.schedule import end_epoch, load_scheduler
 from util.engine.signals import StopRequest
 from util.engine.step import Precision, StepResult, train_step
@@ -74,6 +75,7 @@ class Trainer:
         epochs: number of the first and of the last epoch.
         max_iters: stop after this many steps of the whole run; 0: no limit.
         seed: keys every random draw.
+        skip_nonfinite: go on after a loss that is not finite, without that step.
     """
 
     def __init__(
@@ -90,12 +92,14 @@ class Trainer:
         epochs: tuple[int, int],
         max_iters: int = 0,
         seed: int = 0,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.model, self.loader, self.sampler = model, loader, sampler
         self.optimizers, self.schedulers, self.precision = optimizers, schedulers, precision
         self.outputs, self.frequencies = outputs, frequencies
         self.first_epoch, self.last_epoch = epochs
         self.max_iters, self.seed = max_iters, seed
+        self.nonfinite = NonFinitePolicy(skip_nonfinite, outputs.folder)
         self.position = Position(epoch=self.first_epoch)
         self._panel_at = (-1, -1)  # epoch and step of the newest panel
         self._loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
@@ -139,11 +143,7 @@ class Trainer:
 
     def _run_step(self, batch: Batch, waited: float) -> None:
         started, before = time.monotonic(), self.position
-        watch = _crossed(before.step, before.step + 1, self.frequencies.monitor_steps)
-        batch = batch.to(self.model.device)
-        result = train_step(self.model, batch, self._info(), self.optimizers, self.precision, watch)
-        last_phase = self.model.phases[-1].name
-        self._loss_sum += float(result.scalars[last_phase]) if last_phase in result.scalars else 0.0
+        result = self._train_on(batch.to(self.model.device))
         images = len(batch.path_A) * ranks.world_size()
         self.position = replace(
             before,
@@ -153,20 +153,39 @@ class Trainer:
         )
         self._after_step(before, result, (time.monotonic() - started) / images, waited)
 
-    def _after_step(self, before: Position, result: StepResult, seconds: float, waited: float) -> None:
-        moment = self._moment(seconds, waited)
+    def _train_on(self, batch: Batch) -> StepResult | None:
+        """One step; None where it is skipped because its loss is not finite."""
+        at = self.position
+        watch = _crossed(at.step, at.step + 1, self.frequencies.monitor_steps)
+        try:
+            with self.nonfinite.protecting(self.model.nets):
+                result = train_step(self.model, batch, self._info(), self.optimizers, self.precision, watch)
+        except NonFiniteLossError as fault:
+            self.model.messages.append(self.nonfinite.caught(fault, batch, at.epoch, at.step + 1))
+            return None
+        self.nonfinite.passed()
+        last_phase = self.model.phases[-1].name
+        self._loss_sum += float(result.scalars[last_phase]) if last_phase in result.scalars else 0.0
+        return result
+
+    def _after_step(self, before: Position, result: StepResult | None, seconds: float, waited: float) -> None:
         seen, now, freq = before.total_iters, self.position.total_iters, self.frequencies
         self._tell()
+        if result is not None:
+            self._show(self._moment(seconds, waited), seen, now, result)
+        if _crossed(seen, now, freq.save_latest):
+            self.save("latest")
+            if freq.save_by_iter:
+                self.export(f"iter_{now}")
+
+    def _show(self, moment: Moment, seen: int, now: int, result: StepResult) -> None:
+        freq = self.frequencies
         if _crossed(seen, now, freq.print) or any(name.startswith("grad_") for name in result.scalars):
             self._log(moment, result)
         for every, sinks in ((freq.display, self.outputs.sinks), (freq.html, self.outputs.pages)):
             if sinks.active and _crossed(seen, now, every):
                 with torch.no_grad():
                     sinks.images(moment, self.model.visuals(result.state))
-        if _crossed(seen, now, freq.save_latest):
-            self.save("latest")
-            if freq.save_by_iter:
-                self.export(f"iter_{now}")
 
     def _end_epoch(self, seconds: float) -> None:
         done = self.position
@@ -197,6 +216,8 @@ class Trainer:
             values = result.scalars | self.model.monitors(result.state)
         together = ranks.known_mean_over_ranks(torch.stack([v.detach().float().reshape(()) for v in values.values()]))
         scalars = dict(zip(values, together.tolist(), strict=True))
+        if self.nonfinite.skipped:
+            scalars["skipped_steps"] = float(self.nonfinite.skipped)
         scalars["lr"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self.outputs.sinks.scalars(moment, scalars)
         self.outputs.pages.scalars(moment, scalars)
@@ -285,6 +306,7 @@ class Trainer:
             "model": self.model.extra_state(),
             "position": asdict(self.position),
             "loss_sum": self._loss_sum,
+            "nonfinite": self.nonfinite.state(),
             "world_size": ranks.world_size(),
             "steps_per_epoch": len(self.sampler),
             "first_epoch": self.first_epoch,
@@ -317,12 +339,14 @@ class Trainer:
         self.model.load_extra_state(state["model"])
         self.position = Position(**state["position"])
         self._loss_sum = float(state["loss_sum"])
+        self.nonfinite.load(state["nonfinite"])
 
     def save(self, label: str) -> None:
         """Write the state to continue from, then the plain weights under `label` beside it."""
         if ranks.world_size() > 1:  # every rank will continue from the first one's state
             loss = torch.tensor(self._loss_sum, dtype=torch.float64, device=self.model.device)
             self._loss_sum = float(ranks.mean_over_ranks(loss))
+        check_weights(self.model.nets)
         if ranks.is_first():
             checkpoint.save_state(self.outputs.folder / checkpoint.STATE_FILE, self.state())
         self.export(label)
