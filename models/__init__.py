@@ -18,20 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["MODELS", "load_pretrained", "load_run", "load_trained"]
 
 
-def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True) -> Model[Any]:
+def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True, tile: int = 0) -> Model[Any]:
     """The model of a run's options with its exported weights, ready to translate and explain.
 
     Args:
         evaluate: evaluation mode of batch norm and dropout; False keeps both as in training, as CUT tests.
+        tile: images larger than so many pixels go in tiles; 0: in one piece.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
+        UserError: a tile that this model cannot work in.
     """
     model = MODELS.get(run.experiment.model).from_options(run)
     for name in model.inference_nets:
         load_weights(run.folder / f"{run.experiment.epoch}_net_{name}.pth", model.nets[name])
     model.to(device)
     model.train(not evaluate)
+    if tile:
+        model.in_tiles(tile)
     return model
 
 

@@ -116,6 +116,14 @@ class Model(ABC, Generic[S]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no class head to explain; train with --model cutcam")
 
+    def in_tiles(self, tile: int) -> None:
+        """From now on translate and explain images larger than `tile` pixels in tiles, with equal results.
+
+        Raises:
+            UserError: the model's networks, or this size, do not allow it.
+        """
+        raise OptionError(f"--tile {tile}: {type(self).__name__} cannot work in tiles; leave it out")
+
     def check_class(self, class_id: int) -> None:
         """Raise an OptionError where `explain` cannot explain that class (-1: the head's choice)."""
         raise OptionError(f"{type(self).__name__} has no class head, so there are no maps; train with --model cutcam")

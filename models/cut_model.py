@@ -16,6 +16,7 @@ from models.losses.gan import gan_loss, gradient_penalty
 from models.losses.patch_nce import patch_nce
 from models.networks import Generator, PatchSampleF, draw_patch_ids
 from models.networks.patch_sampler import PATCH_SAMPLERS
+from models.networks.tiling import TiledGenerator
 from options.schema import Group, OptionError, option
 from util.seeding import StepInfo, generator
 from util.visual.pictures import to_uint8
@@ -230,6 +231,9 @@ class CutModel(Model[CutState]):
     def translate(self, source: Tensor) -> Tensor:
         image: Tensor = self.generator(source)
         return image
+
+    def in_tiles(self, tile: int) -> None:
+        self.generator = self.nets["G"] = TiledGenerator(self.generator, tile)
 
     # -- losses -----------------------------------------------------------------------------------------------
 
