@@ -18,7 +18,7 @@ from options.groups import Inference
 from options.parse import extra, inference_options
 from util.engine.build import choose_device
 from util.engine.inference import explain_image
-from util.errors import exit_code
+from util.errors import exit_code, printable
 from util.visual.cam_table import CamTable
 from util.visual.overlay import colormap, heat_map, overlay
 from util.visual.results import Results, Stored
@@ -27,7 +27,7 @@ from util.visual.results import Results, Stored
 def main() -> int:
     run = inference_options((Inference, ExplanationOptions), prog="cam_infer.py")
     wanted, look = extra(run, Inference), extra(run, ExplanationOptions)
-    model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval)
+    model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval, tile=wanted.tile)
     dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple)
     model.check_class(look.class_idx)
     if look.class_idx < 0:
@@ -35,19 +35,20 @@ def main() -> int:
     results = Results(Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch, "{stem}_{kind}")
     table = CamTable(dataset.class_names)
 
-    for number in tqdm(range(len(dataset)), unit="image", disable=None):
-        whole = dataset.whole(number)
+    for whole in tqdm(dataset.images(), total=len(dataset), unit="image", disable=None):
         chosen = look.class_idx if look.class_idx >= 0 else whole.sample.label_A
         fake, seen = explain_image(model, whole.sample.A, whole.size, chosen)
         caption = table.add(whole.file, whole.sample.label_A, seen)
         translation: Stored = (fake, dataset.target)
-        results.add(whole.file, {"fake": translation, **drawings(whole, fake, seen, look)}, caption)
+        results.add(whole.file, {"fake": translation, **drawings(whole, fake, seen, look)}, printable(caption))
         if look.save_raw:
             save_raw(results, whole.file, seen)
 
     table.write(results.folder / "cams.csv")
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
-    print(f"{len(dataset)} images translated and explained; table: {results.folder / 'cams.csv'}; page: {page}")
+    dataset.list_bad_images(results.folder)
+    outcome = dataset.outcome("translated and explained")
+    print(f"{outcome}; table: {results.folder / 'cams.csv'}; page: {page}")
     return 0
 
 

@@ -23,15 +23,20 @@ from util.seeding import seed_everything
 
 def main() -> int:
     run = train_options()
+    run = DATASETS.get(run.data.dataset_mode).settled(run)
     device = choose_device(run.runtime.gpu_ids)
     ranks.start(device)
     seed_everything(run.experiment.seed)
     state = state_to_continue(run.folder, run.experiment.continue_train)
     model = MODELS.get(run.experiment.model).from_options(run).to(device)
-    dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple)
+    # Inside an epoch the order of samples counts the files it began with.
+    kept = state.get("files") if state and state["position"]["step_in_epoch"] else None
+    dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple, kept)
     model.check_data(dataset.labels)
-    if run.experiment.pretrained_name and not state:
-        load_pretrained(run, model.nets)
+    if not state:
+        model.load_first_weights()
+        if run.experiment.pretrained_name:
+            load_pretrained(run, model.nets)
 
     ranks.barrier()  # no rank may meet a folder that the first one has begun to fill
     trainer = trainer_from(run, model, dataset, state)
@@ -55,7 +60,8 @@ def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, dev
     print(f"{run.experiment.model} '{run.experiment.name}' on {device}, {ranks.world_size()} process(es)")
     print("weights: " + ", ".join(f"{name} {millions:.2f} M" for name, millions in weights.items()))
     print(f"source: {dataset.source}; labels: {histogram(dataset.labels, dataset.class_names)}")
-    print(f"target: {dataset.target}")
+    if dataset.target is not dataset.source:
+        print(f"target: {dataset.target}")
     print(f"{len(dataset)} samples an epoch of {run.data.dataroot}; run folder: {run.folder}")
     if run.experiment.verbose:
         print(*nets.values(), sep="\n")

@@ -1,29 +1,36 @@
-"""What a dataset returns, and the small tools every dataset needs: folder scan, label files, collation."""
+"""What a dataset returns, and the small tools every dataset needs: collation, folders of a phase, label files."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import os
+import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from data.images import EXTENSIONS, DomainFormat
+from data.images import DomainFormat
 from data.sampler import SampleKey
 from options.schema import Group
-from util.errors import UserError
+from util.errors import UserError, printable
+from util.files import write_atomic
 from util.registry import Registry
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
 
 UNKNOWN = -1
+BAD_IMAGES_FILE = "bad_images.txt"
 
 
 class DataError(UserError, ValueError):
@@ -32,15 +39,20 @@ class DataError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One source image with a target image drawn for it. `A` is the source, `B` the target, in either direction."""
+    """One source image with a target image drawn for it. `A` is the source, `B` the target, in either direction.
+
+    With --on_bad_image skip, a file that cannot be read is replaced by the next one that can: then paths and label are
+    the replacement's, and `skipped` names the files that were passed over, with the reasons.
+    """
 
     A: Tensor  # (C, H, W), [-1, 1]
     B: Tensor | None  # (C, H, W), [-1, 1]; None where only the source is read
     path_A: str
     path_B: str
     label_A: int  # class id of the source image, -1 unknown
-    file_A: int  # number of the source file in its sorted folder
+    file_A: int  # number of the source file that was asked for, in `source_files`
     index: int  # place of this draw in its epoch's order over all ranks: with the step it keys random draws
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Batch:
     label_A: Tensor
     file_A: Tensor
     index: Tensor
+    skipped: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on a device."""
@@ -108,6 +121,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         label_A=torch.tensor([s.label_A for s in samples]),
         file_A=torch.tensor([s.file_A for s in samples]),
         index=torch.tensor([s.index for s in samples]),
+        skipped=tuple(line for s in samples for line in s.skipped),
     )
 
 
@@ -116,8 +130,8 @@ def _check_pair(sample: Sample) -> None:
     if sample.B is not None and sample.A.shape[-2:] != sample.B.shape[-2:]:
         sizes = [f"{image.shape[-2]} x {image.shape[-1]}" for image in (sample.A, sample.B)]
         raise DataError(
-            f"{sample.path_A} is {sizes[0]} and {sample.path_B} is {sizes[1]} (height x width): in training A and B "
-            "need one height and one width; use a --preprocess with crop or resize"
+            f"{printable(sample.path_A)} is {sizes[0]} and {printable(sample.path_B)} is {sizes[1]} (height x width): "
+            "in training A and B need one height and one width; use a --preprocess with crop or resize"
         )
 
 
@@ -130,6 +144,8 @@ class Dataset(ABC, torch.utils.data.Dataset[Sample]):
         labels: class id of each source file, -1 unknown.
         class_names: name of each class id, where known.
         root: the folder that all paths are relative to.
+        bad_images: a line for each file that --on_bad_image skip has left out so far: its path and the reason.
+        validation: images that are not trained on, for the model to be measured by after every epoch.
     """
 
     root: Path
@@ -138,12 +154,25 @@ class Dataset(ABC, torch.utils.data.Dataset[Sample]):
     source_files: list[Path]
     labels: list[int]
     class_names: Mapping[int, str]
+    bad_images: list[str]
+    validation: Dataset | None = None
     Options: ClassVar[type[Group]]
 
     @classmethod
+    def settled(cls, run: RunOptions) -> RunOptions:
+        """The options of a training with what follows from the data filled in, before anything is built from them."""
+        return run
+
+    @classmethod
     @abstractmethod
-    def from_options(cls, run: RunOptions, size_multiple: int = 4) -> Dataset:
-        """The training set of a run; sides of its images are multiples of `size_multiple`."""
+    def from_options(
+        cls, run: RunOptions, size_multiple: int = 4, kept: Mapping[str, Sequence[str]] | None = None
+    ) -> Dataset:
+        """The training set of a run; sides of its images are multiples of `size_multiple`.
+
+        Args:
+            kept: `file_names` of a run that goes on inside an epoch, whose order of samples counts these files.
+        """
 
     @abstractmethod
     def __len__(self) -> int:
@@ -161,38 +190,52 @@ class Dataset(ABC, torch.utils.data.Dataset[Sample]):
     def whole_source(self, file: int) -> Sample:
         """Source file `file`, whole and without random changes, without a target."""
 
+    def whole_batches(self, size: int, first: int = 0, every: int = 1) -> Iterator[Batch]:
+        """Source files `first`, `first + every` and so on, whole, at most `size` of one height and width a batch."""
+        held: list[Sample] = []
+        for file in range(first, len(self.source_files), every):
+            sample = self.whole_source(file)
+            if held and (len(held) == size or held[0].A.shape != sample.A.shape):
+                yield self.collate(held)
+                held = []
+            held.append(sample)
+        if held:
+            yield self.collate(held)
+
+    @cached_property
+    def file_names(self) -> dict[str, list[str]]:
+        """Paths below `root` of each domain's files, in the order that the numbers of samples count them."""
+        return {
+            domain: [file.relative_to(self.root).as_posix() for file in files]
+            for domain, files in self._files_by_domain().items()
+        }
+
+    def _files_by_domain(self) -> dict[str, list[Path]]:
+        return {"source": self.source_files}
+
+    def changes_since(self, earlier: Mapping[str, Sequence[str]]) -> str:
+        """`source: 2 new, 1 gone` against an earlier `file_names`; empty where nothing has changed."""
+        found = []
+        for domain, names in self.file_names.items():
+            new, gone = len(set(names) - set(earlier[domain])), len(set(earlier[domain]) - set(names))
+            if new or gone:
+                found.append(f"{domain}: {new} new, {gone} gone")
+        return "; ".join(found)
+
+    def list_bad_images(self, folder: Path, found: Iterable[str] = ()) -> None:
+        """Write `bad_images.txt`, or remove it where there is nothing to list.
+
+        Args:
+            found: lines to add to `bad_images`: what was found since.
+        """
+        path, lines = folder / BAD_IMAGES_FILE, [*self.bad_images, *found]
+        if lines:
+            write_atomic(path, ("\n".join(lines) + "\n").encode())
+        else:
+            path.unlink(missing_ok=True)
+
 
 DATASETS: Registry[Dataset] = Registry("dataset_mode", "data", "_dataset")
-
-
-def scan_folder(folder: Path) -> list[Path]:
-    """Every image file under `folder`, sub-folders and linked folders included, sorted by path.
-
-    Files and folders whose names begin with a dot are no images: systems and editors leave copies in them.
-
-    Raises:
-        DataError: the folder is missing or holds no image.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; --dataroot must hold it")
-    files = sorted(file for file in _visible_files(folder) if file.suffix.lower() in EXTENSIONS)
-    if not files:
-        raise DataError(f"{folder}: holds no image (looked for *{', *'.join(sorted(EXTENSIONS))})")
-    return files
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Files below a folder; one that links lead to twice, or in a circle, is entered once."""
-    entered: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        true_place = os.path.realpath(place)
-        if true_place in entered:
-            folders.clear()
-            continue
-        entered.add(true_place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(place, name) for name in names if not name.startswith("."))
-        yield from (path for path in paths if path.is_file())
 
 
 def domain_folder(root: Path, phase: str, domain: str, alone: bool = False) -> Path:
@@ -205,14 +248,14 @@ def domain_folder(root: Path, phase: str, domain: str, alone: bool = False) -> P
         DataError: there is none.
     """
     if not root.is_dir():
-        raise DataError(f"--dataroot {root}: no such folder")
+        raise DataError(f"--dataroot {printable(root)}: no such folder")
     tried = [root / f"{prefix}{domain}" for prefix in ([phase, "val"] if phase == "test" else [phase])]
     for folder in tried:
         if folder.is_dir():
             return folder
     if alone:
         return root
-    raise DataError(f"--dataroot {root}: has no folder {' or '.join(folder.name for folder in tried)}")
+    raise DataError(f"--dataroot {printable(root)}: has no folder {' or '.join(folder.name for folder in tried)}")
 
 
 @dataclass(frozen=True)
@@ -240,9 +283,12 @@ class LabelTable:
         Raises:
             DataError: there are several.
         """
-        rows = self.rows.get(name, ())
+        rows = self.rows.get(_name(name), ())
         if len(rows) > 1:
-            raise DataError(f"{self.path}, line {rows[1].line}: {name} appears twice")
+            first, second = rows[0].line, rows[1].line
+            raise DataError(
+                f"{self.path}, line {second}: {printable(name)} appears twice, first in line {first}; keep one of them"
+            )
         return rows[0] if rows else None
 
     def class_id(self, row: LabelRow) -> int:
@@ -251,39 +297,106 @@ class LabelTable:
         Raises:
             DataError: it is no whole number.
         """
-        try:
-            return int(row.label_id or UNKNOWN)
-        except ValueError:
-            raise DataError(f"{self.path}, line {row.line}: label_id '{row.label_id}' is no whole number") from None
+        text = row.label_id.strip()
+        if re.fullmatch("[+-]?[0-9]{1,18}", text):
+            return int(text)
+        if text:
+            raise DataError(
+                f"{self.path}, line {row.line}: label_id {text[:40]!r} is no whole number; write 0, 1, 2 and so on, or "
+                "-1 where the class is unknown"
+            )
+        return UNKNOWN
 
 
 def read_labels(table: Path) -> LabelTable:
     """A label file with the columns file and label_id, and optionally label, the class's name.
 
     Raises:
-        DataError: the file is missing, cannot be read, or lacks a column.
+        DataError: the file is missing, is no UTF-8 text, is no table with commas, or lacks a column.
     """
     try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = {"file", "label_id"} - set(reader.fieldnames or ())
-            if missing:
-                found = ", ".join(map(repr, reader.fieldnames or ())) or "nothing"
-                raise DataError(
-                    f"{table}: lacks the column {' and '.join(sorted(missing))}; its first line has {found} "
-                    "and should be file,label,label_id"
-                )
-            return _table_of(reader, table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as a label file (UTF-8 CSV): {error}") from error
+        reader = csv.DictReader(io.StringIO(_text_of(table), newline=""), strict=True)
+        _check_columns(reader.fieldnames or (), table)
+        return _table_of(reader, table)
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read as a label file (UTF-8 CSV): {error.strerror}") from error
+    except csv.Error as error:
+        raise DataError(
+            f"{table}: cannot be read as a label file (UTF-8 CSV): {error}; a quotation mark may be left open in or "
+            f"after line {reader.line_num}"
+        ) from error
+
+
+def _text_of(table: Path) -> str:
+    """The text of a label file; the encodings of other programs are named rather than guessed at."""
+    content, reason = table.read_bytes(), ""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        reason = "it is UTF-16 or UTF-32"
+    elif b"\0" in content:
+        reason = "it holds NUL bytes, as UTF-16 does and no table should"
+    else:
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            reason = f"byte 0x{content[error.start]:02x} in line {line} is no UTF-8 but perhaps Windows-1252 or Latin-1"
+    raise DataError(f"{table}: cannot be read as a label file (UTF-8 CSV): {reason}; save it as CSV in UTF-8")
+
+
+def _check_columns(found: Sequence[str], table: Path) -> None:
+    """Raise unless a label file's first line names the columns, once each and with commas between them."""
+    columns = ("file", "label_id")
+    if missing := [name for name in columns if name not in found]:
+        shown = ", ".join(map(repr, found))[:200] or "nothing"
+        marks = {";": "semicolons, as Excel does where the comma is the decimal sign", "\t": "tabs", "|": "bars"}
+        used = next((word for mark, word in marks.items() if len(found) == 1 and mark in found[0]), "")
+        raise DataError(
+            f"{table}: lacks the column {' and '.join(missing)}; its first line has {shown} and should be "
+            "file,label,label_id" + (f"; it separates by {used}: save it with commas" if used else "")
+        )
+    if doubled := [name for name in columns if found.count(name) > 1]:
+        raise DataError(f"{table}: names the column {doubled[0]} twice; rename one of them")
 
 
 def _table_of(reader: csv.DictReader[str], table: Path) -> LabelTable:
     rows: dict[str, list[LabelRow]] = {}
     for row in reader:
-        name = Path((row["file"] or "").replace("\\", "/")).as_posix()
-        rows.setdefault(name, []).append(LabelRow(reader.line_num, row["label_id"] or "", row.get("label") or ""))
+        if any(row.pop(None, ())):  # what goes beyond the first line's columns
+            raise DataError(
+                f"{table}, line {reader.line_num}: has more fields than the first line; a name with a comma needs "
+                "quotation marks"
+            )
+        if any(row.values()):
+            line = LabelRow(reader.line_num, row["label_id"] or "", row.get("label") or "")
+            rows.setdefault(_name(row["file"] or ""), []).append(line)
     return LabelTable(table, rows)
+
+
+def _name(path: str) -> str:
+    """A path as rows and files are compared by: forward slashes, no `./`, accents as one character (macOS has two)."""
+    return unicodedata.normalize("NFC", Path(path.replace("\\", "/")).as_posix())
+
+
+def rows_without_files(known: LabelTable, files: Sequence[Path], root: Path) -> str:
+    """`labels.csv: 2 of 9 rows name no file below data, the first in line 3: trainA/x.png`; empty where all do.
+
+    Args:
+        files: those of the source, wherever links lead to them.
+        root: the folder that rows are relative to; a row's path is looked for, and never opened.
+    """
+    there = {_name(path) for file in files for path in (file.relative_to(root).as_posix(), file.name)}
+    if set(known.rows) - there:
+        found = (Path(place, name) for place, _, names in os.walk(root) for name in names)
+        there |= {_name(path) for file in found for path in (file.relative_to(root).as_posix(), file.name)}
+    lost = {name: rows for name, rows in known.rows.items() if name not in there}
+    if not lost:
+        return ""
+    count, total = (sum(map(len, some.values())) for some in (lost, known.rows))
+    name, rows = min(lost.items(), key=lambda item: item[1][0].line)
+    return (
+        f"{printable(known.path)}: {count} of {total} rows name no file below {printable(root)}, the first in line "
+        f"{rows[0].line}: {printable(name)[:200]}"
+    )
 
 
 def labels_from_folders(
@@ -306,7 +419,8 @@ def labels_from_folders(
     known = dict(classes or enumerate(found))
     ids = {"": UNKNOWN} | {name: class_id for class_id, name in known.items()}
     if strange := [name for name in found if name not in ids]:
-        raise DataError(f"{folder / strange[0]}: is no class of this run, which knows {', '.join(known.values())}")
+        place, names_known = printable(folder / strange[0]), printable(", ".join(known.values()))
+        raise DataError(f"{place}: is no class of this run, which knows {names_known}")
     return [ids[name] for name in names], known
 
 
@@ -335,8 +449,8 @@ def check_labels(labels: Sequence[int], files: Sequence[Path], num_classes: int)
     for label, file in zip(labels, files, strict=True):
         if label >= num_classes or label < UNKNOWN:
             raise DataError(
-                f"{file}: label_id {label} is not in 0..{num_classes - 1} (-1: unknown); raise --num_classes "
-                "above the largest id, or correct the labels"
+                f"{printable(file)}: label_id {label} is not in 0..{num_classes - 1} (-1: unknown); raise "
+                "--num_classes above the largest id, or correct the labels"
             )
 
 
@@ -346,4 +460,4 @@ def histogram(labels: Sequence[int], names: Mapping[int, str] | None = None) -> 
     words = {label: (names or {}).get(label, str(label)) for label in counts}
     words[UNKNOWN] = "unknown"
     order = sorted(counts, key=lambda label: (label == UNKNOWN, label))
-    return ", ".join(f"{words[label]}: {counts[label]}" for label in order)
+    return printable(", ".join(f"{words[label]}: {counts[label]}" for label in order))

@@ -8,7 +8,9 @@ Which decoder reads what follows from which one is exact:
 - TIFF up to 8 bits (palette, CMYK, 1 bit), JPEG, BMP: Pillow. OpenCV accepts a truncated JPEG and cannot read
   a CMYK TIFF.
 
-What neither reads correctly (planar 16-bit colour, for one) is refused from the header.
+What neither reads correctly (planar 16-bit colour, for one) is refused from the header. So is a file that ends
+before the pixels its header promises, or could not hold them however well they were compressed: decoders make up
+what is missing, gigabytes of it where a damaged header says so.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from util.errors import UserError
 
@@ -36,6 +38,11 @@ EXTENSIONS = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy"
 MAX_PIXELS = 2**28  # 16,384 squared: above every sensor, below what fills a machine's memory
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0")  # the last is BigTIFF, of which Pillow reads one byte order only
+
+_DEFLATE = 1032  # bytes of pixels that one compressed byte can hold at most: 258 in 2 bits
+# The same for each compression of TIFF. LZW: no word is longer than 4,096 or shorter than 9 bits; PackBits: 128 in
+# 2 bytes; JPEG: a block of 64, four times, in a bit.
+_MOST = {5: 3641, 7: 2048, 8: _DEFLATE, 32773: 64, 32946: _DEFLATE}
 
 # Pillow's own guard against decompression bombs, set to the limit that holds for every decoder here.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -64,7 +71,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         plain = isinstance(error, (ImageError, OSError))
-        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        reason = " ".join((str(error) if plain else f"{type(error).__name__}: {error}").split())
         raise ImageError(
             f"{str(path)!r} cannot be read as an image: {reason}; replace, convert or remove it"
         ) from error
@@ -77,7 +84,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) as `read_raw` will return them, without decoding.
 
     Raises:
-        ImageError: the header cannot be read.
+        ImageError: see `describe`.
     """
     return describe(path)[:2]
 
@@ -86,7 +93,8 @@ def describe(path: str | os.PathLike[str]) -> tuple[int, int, str]:
     """Height and width as displayed, and depth ("uint8", "uint16", "float32"), from the header alone.
 
     Raises:
-        ImageError: the header cannot be read.
+        ImageError: the header cannot be read, is of a kind that is not supported, or promises more than the
+            file holds: what has been cut off is noticed without decoding.
     """
     path = Path(path)
     with _explained(path):
@@ -106,6 +114,16 @@ def _checked_size(height: int, width: int) -> tuple[int, int]:
     if height * width > MAX_PIXELS:
         raise ImageError(f"its size {height}x{width} is above the limit of {MAX_PIXELS} pixels (cut it in tiles)")
     return height, width
+
+
+def _check_room(promised: int, most: int) -> None:
+    """Refuse a file of which `most` is all that its bytes could possibly hold."""
+    if promised > most:
+        raise ImageError("it is truncated or damaged (its header promises more than its bytes can hold)")
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, os.SEEK_END)
 
 
 def _read_header(file: BinaryIO) -> _Header:
@@ -130,40 +148,54 @@ def _exif_orientation(block: bytes) -> int:
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Kind and length of each chunk, the file standing at its body; ends with IEND."""
+    size = _size(file)
     file.seek(len(_PNG))
     while True:
         head = file.read(8)
-        if len(head) < 8:
-            raise ImageError("it is truncated (a PNG without an end)")
-        length, kind = struct.unpack(">I4s", head)
+        length, kind = struct.unpack(">I4s", head.ljust(8, b"\0"))
         body = file.tell()
+        if body + length + 4 > size:
+            raise ImageError("it is truncated (a PNG without an end)")
         yield kind, length
         if kind == b"IEND":
             return
         file.seek(body + length + 4)
 
 
-def _check_png(file: BinaryIO) -> None:
-    """Compare the checksum of every critical chunk: how strict a PNG decoder is depends on its version."""
+def _png_body(file: BinaryIO, kind: bytes, length: int) -> bytes:
+    """A chunk's body, compared with its checksum: how strict a PNG decoder is depends on its version."""
+    body, stored = file.read(length), file.read(4)
+    if stored != struct.pack(">I", zlib.crc32(kind + body)):
+        raise ImageError("it is damaged (a PNG checksum is wrong)")
+    return body
+
+
+def _essential_png(file: BinaryIO) -> bytes:
+    """The file without its ancillary chunks, of which those of an animation move or resize the first frame."""
+    parts = [_PNG]
     for kind, length in _png_chunks(file):
         if kind[:1].isupper():
-            body, stored = file.read(length), file.read(4)
-            if stored != struct.pack(">I", zlib.crc32(kind + body)):
-                raise ImageError("it is damaged (a PNG checksum is wrong)")
+            body = _png_body(file, kind, length)
+            parts += [struct.pack(">I4s", length, kind), body, struct.pack(">I", zlib.crc32(kind + body))]
+    return b"".join(parts)
 
 
 def _png_header(file: BinaryIO) -> _Header:
-    header, orientation = b"", 1
+    header, orientation, packed = b"", 1, 0
     for kind, length in _png_chunks(file):
         if kind == b"IHDR":
-            header = file.read(13)
+            header = _png_body(file, kind, length)
         elif kind == b"eXIf":
-            orientation = _exif_orientation(file.read(length))
-    if len(header) < 13:
+            orientation = _exif_orientation(_png_body(file, kind, length))
+        elif kind == b"IDAT":
+            packed += length
+    if len(header) != 13:
         raise ImageError("it has no PNG header")
     width, height, bits, colour = struct.unpack(">IIBB", header[:10])
+    _checked_size(height, width)
+    _check_room(height * (width * bits * {2: 3, 4: 2, 6: 4}.get(colour, 1) // 8), packed * _DEFLATE)
     depth = "uint16" if bits == 16 else "uint8"
-    return _Header(*_checked_size(height, width), depth, "png", orientation, gray=colour == 4)
+    return _Header(height, width, depth, "png", orientation, gray=colour == 4)
 
 
 def _tiff_header(file: BinaryIO) -> _Header:
@@ -183,14 +215,12 @@ def _tiff_header(file: BinaryIO) -> _Header:
         raise ImageError(f"its samples ({bit} bits, kind {kind}) are not supported; save 8, 16 or 32 bits")
     plain = bit <= 8 and kind in (1, 4)
     _check_tiff_layout(tags, deep=not plain)
+    height, width = _checked_size(int(tags[257]), int(tags[256]))
+    _check_tiff_extent(tags, height, width, bit, _size(file))
     depth = "uint8" if plain else "uint16" if bit == 16 and kind in (1, 4) else "float32"
     orientation = tags.get(274, 1)
-    return _Header(
-        *_checked_size(int(tags[257]), int(tags[256])),
-        depth,
-        "pillow" if plain else "tiff",
-        orientation if orientation in range(1, 9) else 1,
-    )
+    orientation = orientation if orientation in range(1, 9) else 1
+    return _Header(height, width, depth, "pillow" if plain else "tiff", orientation)
 
 
 def _check_tiff_layout(tags: TiffImagePlugin.ImageFileDirectory_v2, deep: bool) -> None:
@@ -208,10 +238,80 @@ def _check_tiff_layout(tags: TiffImagePlugin.ImageFileDirectory_v2, deep: bool) 
         raise ImageError("its colours are stored as separate planes; save it interleaved or as .npy")
 
 
+def _check_tiff_extent(
+    tags: TiffImagePlugin.ImageFileDirectory_v2, height: int, width: int, bits: int, size: int
+) -> None:
+    """Refuse a file of `size` bytes in which strips or tiles are missing, or lie behind its end.
+
+    Written lengths count where there is compression only: many writers get those of plain strips wrong, and
+    decoders ignore them.
+    """
+    compression, samples = int(tags.get(259, 1)), int(tags.get(277, 1))
+    if compression == 6:
+        return  # JPEG of the old kind keeps its data where other tags say
+    planes, tiled = samples if tags.get(284, 1) == 2 else 1, 322 in tags
+    down, across = (int(tags[323]), int(tags[322])) if tiled else (min(int(tags.get(278) or height), height), width)
+    starts, lengths = (tuple(tags.get(tag, ())) for tag in ((324, 325) if tiled else (273, 279)))
+    if down < 1 or across < 1 or len(starts) < -(-height // down) * -(-width // across) * planes:
+        raise ImageError("it is truncated or damaged (strips or tiles of its pixels are missing)")
+    row = -(-across * bits * (samples // planes) // 8)
+    rows = [down if tiled else min(down, height - top) for top in range(0, height, down)]
+    sizes = [row * count for count in rows for _ in range(-(-width // across))] * planes
+    if compression == 1 and tags.get(262) != 6:  # 6: colours in half resolution
+        lengths = tuple(sizes)
+    if any(start + length > size for start, length in zip(starts, lengths, strict=False)):
+        raise ImageError("it is truncated (its pixels lie behind its end)")
+    if compression in _MOST:
+        _check_room(sum(sizes), size * _MOST[compression])
+    elif compression in (2, 3, 4):  # fax: the shortest row is one bit
+        _check_room(height, 8 * size)
+
+
 def _pillow_header(file: BinaryIO) -> _Header:
     with Image.open(file, formats=("JPEG", "BMP")) as image:
         orientation = _exif_orientation(image.info.get("exif", b""))
-        return _Header(*_checked_size(image.height, image.width), "uint8", "pillow", orientation)
+        height, width = _checked_size(image.height, image.width)
+        if image.format == "JPEG":
+            _check_jpeg(file, height, width)
+        else:
+            _check_bmp(image, _size(file))
+        return _Header(height, width, "uint8", "pillow", orientation)
+
+
+def _check_bmp(image: Image.Image, size: int) -> None:
+    assert isinstance(image, ImageFile.ImageFile)
+    codec, _, start, arguments = image.tile[0]
+    if codec == "raw" and isinstance(arguments, tuple):  # its mode, the bytes of a row, the direction
+        _check_room(start + arguments[1] * (image.height - 1) + 1, size)
+
+
+def _check_jpeg(file: BinaryIO, height: int, width: int) -> None:
+    """Refuse a JPEG without its end marker, or too small for a bit for each block of 8x8 pixels."""
+    frame, scan = _jpeg_frame(file)
+    size = _size(file)
+    if frame in (0xC0, 0xC1, 0xC2):  # Huffman codes; arithmetic ones can be shorter than a bit
+        _check_room(-(-height // 8) * -(-width // 8), 8 * size)
+    file.seek(max(scan, size - 4096))
+    if not file.read().rstrip(b"\0").endswith(b"\xff\xd9"):
+        file.seek(scan)  # something follows the image: a camera's data, a second picture
+        if b"\xff\xd9" not in file.read():
+            raise ImageError("it is truncated (a JPEG without an end)")
+
+
+def _jpeg_frame(file: BinaryIO) -> tuple[int, int]:
+    """The marker that says how the image is coded, and where the pixels begin; zeros where neither is found."""
+    frame = 0
+    file.seek(2)
+    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+        if head[1] == 0xFF:  # a marker may be preceded by any number of these
+            file.seek(-3, os.SEEK_CUR)
+            continue
+        if head[1] == 0xDA:
+            return frame, file.tell()
+        if head[1] in range(0xC0, 0xD0) and head[1] not in (0xC4, 0xC8, 0xCC):
+            frame = head[1]
+        file.seek(int.from_bytes(head[2:], "big") - 2, os.SEEK_CUR)
+    return 0, 0
 
 
 def _map_npy(path: Path) -> Raw:
@@ -250,10 +350,12 @@ def read_raw(path: str | os.PathLike[str]) -> Raw:
             return _native(_map_npy(path))
         with path.open("rb") as file:
             header = _read_header(file)
-            if header.decoder == "png":
-                _check_png(file)
+            data = _essential_png(file) if header.decoder == "png" else b""
             file.seek(0)
-            array = _native(_decode_pillow(file, header) if header.decoder == "pillow" else _decode_cv2(file, header))
+            if header.decoder == "pillow":
+                array = _native(_decode_pillow(file, header))
+            else:
+                array = _native(_decode_cv2(data or file.read(), header))
         if array.ndim not in (2, 3) or array.dtype != header.depth:
             raise ImageError(f"the decoder gave {array.dtype} {array.shape}, its header says {header.depth}")
         return array
@@ -283,8 +385,8 @@ def _turned(array: Raw, orientation: int) -> Raw:
     return array[::rows, ::columns]
 
 
-def _decode_cv2(file: BinaryIO, header: _Header) -> Raw:
-    array: Any = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+def _decode_cv2(data: bytes, header: _Header) -> Raw:
+    array: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ImageError("the decoder gave no image (truncated, damaged or of an unsupported kind)")
     if array.ndim == 3:

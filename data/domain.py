@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from data.base import (
+    BAD_IMAGES_FILE,
     UNKNOWN,
     DataError,
     check_labels,
@@ -18,11 +19,13 @@ from data.base import (
     labels_from_folders,
     labels_from_table,
     read_labels,
-    scan_folder,
 )
-from data.images import DomainFormat, Window, WindowRule, decode, estimate_format, parse_window
+from data.checkup import BadImage, Checkup, check_kept, check_up, reason_of, require_usable, say_skipped
+from data.images import DomainFormat, ImageError, Window, WindowRule, decode, estimate_format, parse_window
 from data.transforms import Preprocess
 from options.schema import Group, OptionError, fields_of, option
+from util import ranks
+from util.errors import printable
 from util.files import write_atomic
 
 if TYPE_CHECKING:
@@ -32,6 +35,10 @@ T = TypeVar("T")
 
 LABELS_FILE = "labels.csv"
 DOMAINS_FILE = "domains.json"
+_REMEDY_INSIDE = (
+    "a run that goes on inside an epoch counts on its files: put them back or repair them, or go on without them by "
+    "--on_bad_image skip"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,12 @@ class FolderOptions(Group):
 
 @dataclass(frozen=True)
 class Domain:
-    """Files of one folder, read with one format into a number of channels."""
+    """Files of one folder, read with one format into a number of channels.
+
+    Args:
+        numbers: the place of each file in its folder, those counted that were left out at the start.
+        skip_bad: another file is read where one cannot be.
+    """
 
     folder: Path
     files: list[Path]
@@ -55,27 +67,60 @@ class Domain:
     channels: int
     labels: list[int] = field(default_factory=list)
     class_names: Mapping[int, str] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+    skip_bad: bool = False
 
     def read(self, file: int) -> Tensor:
-        """File number `file`, (channels, H, W) in [0, 1]."""
-        return decode(self.files[file], self.channels, self.format)
+        """File number `file`, (channels, H, W) in [0, 1].
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        try:
+            return decode(self.files[file], self.channels, self.format)
+        except ImageError as error:
+            if self.skip_bad:
+                raise
+            raise ImageError(f"{error} (--on_bad_image skip goes on without it)") from error
+
+    def read_from(self, file: int) -> tuple[Tensor, int, tuple[str, ...]]:
+        """File number `file`, or with `skip_bad` the first after it that can be read; after the last comes the first.
+
+        What is read follows from the files alone: every rank, worker and continued run reads the same.
+
+        Returns:
+            The image, its number, and a line for each file passed over.
+
+        Raises:
+            ImageError: the file cannot be read.
+            DataError: with `skip_bad`, none can.
+        """
+        skipped: list[str] = []
+        for step in range(len(self.files)):
+            number = (file + step) % len(self.files)
+            try:
+                return self.read(number), number, tuple(skipped)
+            except ImageError as error:
+                if not self.skip_bad:
+                    raise
+                path = self.files[number]
+                skipped.append(BadImage(path, reason_of(error, path)).line(self.folder))
+        raise DataError(f"{printable(self.folder)}: none of its files can be read, the first because {skipped[0]}")
 
 
 def open_domain(
-    folder: Path, channels: int, window: str, *, most: float, seed: int, known: DomainFormat | None = None
+    found: Checkup, channels: int, window: str, *, seed: int, known: DomainFormat | None = None, skip_bad: bool = False
 ) -> Domain:
-    """Scan a folder and settle how its files map to intensities.
+    """Settle how the files of a folder map to intensities.
 
     Args:
         window: rule of `--window_A` and `--window_B`, used unless the format is `known` from the run.
-        most: read at most so many files.
 
     Raises:
-        DataError, ImageError: the folder or its files cannot be used.
+        ImageError: the files cannot be used.
     """
-    files = scan_folder(folder)
-    files = files if most >= len(files) else files[: int(most)]
-    return Domain(folder, files, known or estimate_format(files, _rule(window), seed), channels)
+    fmt = known or estimate_format(found.good, _rule(window), seed, skip_bad)
+    return Domain(found.folder, found.files, fmt, channels, numbers=found.numbers, skip_bad=skip_bad)
 
 
 def _rule(window: str) -> WindowRule:
@@ -125,7 +170,7 @@ def labels_for(
     if options.labels_A and all(label == UNKNOWN for label in labels):
         raise DataError(
             f"--labels_A {table}: labels none of the {len(labels)} images of {domain.folder}; its column file must "
-            f"hold paths relative to {root}, for example {domain.files[0].relative_to(root).as_posix()}"
+            f"hold paths relative to {root}, for example {printable(domain.files[0].relative_to(root).as_posix())}"
         )
     return labels, {**(classes or {}), **names}
 
@@ -161,27 +206,68 @@ def check_classes(run: RunOptions, labels: Sequence[int], files: Sequence[Path])
         check_labels(labels, files, num_classes)
 
 
-def open_domains(run: RunOptions, phase: str = "train") -> tuple[Domain, Domain]:
-    """Source (with its labels) and target of a run, with the formats the run has kept if it has any."""
+def open_domains(
+    run: RunOptions, phase: str = "train", kept: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Domain, Domain, list[str]]:
+    """Source (with its labels) and target of a run, with the formats the run has kept if it has any.
+
+    Args:
+        kept: names below the data root of "source" and "target" files that the run counts, to be kept as they are.
+
+    Returns:
+        The domains, and a line for each file that cannot be used.
+
+    Raises:
+        DataError, ImageError: a folder or its files cannot be used.
+    """
     data, nets, root = run.data, run.networks, Path(run.data.dataroot)
     sides = "AB" if data.direction == "AtoB" else "BA"
     windows = {"A": data.window_A, "B": data.window_B}
-    again = run.experiment.continue_train
-    kept, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
+    again, skip = run.experiment.continue_train, data.on_bad_image == "skip"
+    formats, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
+    known = formats or (None, None)
+    folders = [domain_folder(root, phase, side) for side in sides]
+    found = _look(run, folders, known, kept)
     source, target = (
-        open_domain(
-            domain_folder(root, phase, side),
-            channels,
-            windows[side],
-            most=data.max_dataset_size,
-            seed=run.experiment.seed,
-            known=kept[number] if kept else None,
-        )
-        for number, (side, channels) in enumerate(zip(sides, (nets.input_nc, nets.output_nc), strict=True))
+        open_domain(one, channels, windows[side], seed=run.experiment.seed, known=fmt, skip_bad=skip)
+        for one, side, channels, fmt in zip(found, sides, (nets.input_nc, nets.output_nc), known, strict=True)
     )
     labels, names = labels_for(source, root, run.dataset, classes)  # type: ignore[arg-type]
     check_classes(run, labels, source.files)
-    return replace(source, labels=labels, class_names=names), target
+    bad = [line for one in found for line in one.lines] if skip else []
+    return replace(source, labels=labels, class_names=names), target, bad
+
+
+def _look(
+    run: RunOptions,
+    folders: Sequence[Path],
+    known: Sequence[DomainFormat | None],
+    kept: Mapping[str, Sequence[str]] | None,
+) -> list[Checkup]:
+    """A look at every file of the folders; the console says what is skipped."""
+    quiet, skip = run.log.quiet or not ranks.is_first(), run.data.on_bad_image == "skip"
+    depths = [fmt.depth if fmt else "" for fmt in known]
+    if kept is None:
+        found = [
+            check_up(folder, most=run.data.max_dataset_size, depth=depth, quiet=quiet)
+            for folder, depth in zip(folders, depths, strict=True)
+        ]
+        require_usable(found, skip)
+    else:
+        root = Path(run.data.dataroot)
+        lists = [[root / name for name in kept[domain]] for domain in ("source", "target")]
+        found = [
+            check_kept(folder, files, depth=depth, quiet=quiet)
+            for folder, files, depth in zip(folders, lists, depths, strict=True)
+        ]
+        require_usable(found, skip, remedy=_REMEDY_INSIDE)
+    if ranks.is_first():
+        if skip:
+            say_skipped([line for one in found for line in one.lines], str(run.folder / BAD_IMAGES_FILE))
+        for one in found:
+            if one.new and not quiet:
+                print(f"{printable(one.folder)}: {one.new} new files wait for a start at the end of an epoch")
+    return found
 
 
 def preprocess_from(run: RunOptions, size_multiple: int) -> Preprocess:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,15 +152,20 @@ def parse_window(text: str) -> WindowRule:
     return WindowRule("percent" if percent else "counts", low, high)
 
 
-def estimate_format(paths: Sequence[str | os.PathLike[str]], rule: WindowRule, seed: int) -> DomainFormat:
+def estimate_format(
+    paths: Sequence[str | os.PathLike[str]], rule: WindowRule, seed: int, skip_bad: bool = False
+) -> DomainFormat:
     """The format of a domain, from at most 200 of its files, evenly spaced.
 
     Percentiles of integer files are exact over these files (by histogram). Of float files at most 2^22 values
     are kept, equally many from every large file, drawn with `seed`.
 
+    Args:
+        skip_bad: do without those of the files whose pixels cannot be read; their headers must be good.
+
     Raises:
-        ImageError: no files, files of different depths (two are named), a file that cannot be read,
-            percentiles that coincide.
+        ImageError: no files, files of different depths (two are named), a file that cannot be read (`skip_bad`: not
+            one that can), percentiles that coincide.
     """
     if not paths:
         raise ImageError("there are no image files to choose a window from; check the folder")
@@ -173,10 +178,10 @@ def estimate_format(paths: Sequence[str | os.PathLike[str]], rule: WindowRule, s
                 f"{str(files[0])!r} is {depths[0]} but {str(file)!r} is {depth}; "
                 "a domain has one depth: convert one kind or keep it apart"
             )
-    return DomainFormat(_domain_window(files, depths[0], rule, seed), depths[0])
+    return DomainFormat(_domain_window(files, depths[0], rule, seed, skip_bad), depths[0])
 
 
-def _domain_window(files: list[Path], depth: str, rule: WindowRule, seed: int) -> Window | None:
+def _domain_window(files: list[Path], depth: str, rule: WindowRule, seed: int, skip_bad: bool) -> Window | None:
     if rule.kind == "image":
         return None
     if rule.kind == "counts":
@@ -184,10 +189,20 @@ def _domain_window(files: list[Path], depth: str, rule: WindowRule, seed: int) -
     if rule.kind == "auto" and depth == "uint8":
         return Window(0.0, 255.0)
     wanted = (rule.low, rule.high) if rule.kind == "percent" else AUTO_PERCENTILES
-    quota = max(1, _SURVEY_VALUES // len(files))
-    kept = (_thinned(read_raw(file), quota, seed, i) for i, file in enumerate(files))
+    kept = _survey(files, max(1, _SURVEY_VALUES // len(files)), seed, skip_bad)
     what = f"the {len(files)} files examined in {str(files[0].parent)!r}"
     return _window_between(_percentiles(kept, wanted), what)
+
+
+def _survey(files: list[Path], quota: int, seed: int, skip_bad: bool) -> Iterator[Raw]:
+    unread: list[ImageError] = []
+    for i, file in enumerate(files):
+        try:
+            yield _thinned(read_raw(file), quota, seed, i)
+        except ImageError as error:
+            unread.append(error)
+            if not skip_bad or len(unread) == len(files):
+                raise
 
 
 def _window_between(values: tuple[float, float], what: str) -> Window:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
+from tqdm import tqdm
 
-from data.base import DATASETS, UNKNOWN, DataError, Dataset, Sample, domain_folder
+from data.base import BAD_IMAGES_FILE, DATASETS, UNKNOWN, DataError, Dataset, Sample, domain_folder
+from data.checkup import BadImage, check_up, reason_of, require_usable, say_skipped, shortlist
 from data.domain import (
     DOMAINS_FILE,
     Domain,
@@ -20,10 +24,11 @@ from data.domain import (
     preprocess_from,
     target_format,
 )
-from data.images import DomainFormat
+from data.images import DomainFormat, ImageError
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError
+from util.errors import printable
 from util.seeding import generator
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ class WholeImage:
     image: Tensor  # (C, H, W) in [0, 1], at the file's own size
     sample: Sample  # preprocessed without random changes, [-1, 1]
     file: Path  # relative to its folder
+    number: int  # its place among all files of the folder, those counted that cannot be read
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,18 +59,24 @@ class SingleDataset(Dataset):
         root: the folder that paths are relative to.
         preprocess: geometry before the network; random words are dropped.
         target: format that translations are written in.
+        bad: files of the domain's folder that were left out.
     """
 
     Options: ClassVar[type[Group]] = FolderOptions
 
-    def __init__(self, domain: Domain, root: Path, preprocess: Preprocess, target: DomainFormat) -> None:
-        self._domain, self.root = domain, root
+    def __init__(
+        self, domain: Domain, root: Path, preprocess: Preprocess, target: DomainFormat, bad: Sequence[BadImage] = ()
+    ) -> None:
+        self._domain, self.root, self._bad = domain, root, list(bad)
+        self.bad_images = [one.line(domain.folder) for one in bad]
         self._preprocess = preprocess.for_inference()
         self.source, self.target = domain.format, target
         self.source_files, self.labels, self.class_names = domain.files, domain.labels, domain.class_names
 
     @classmethod
-    def from_options(cls, run: RunOptions, size_multiple: int = 4) -> SingleDataset:
+    def from_options(
+        cls, run: RunOptions, size_multiple: int = 4, kept: Mapping[str, Sequence[str]] | None = None
+    ) -> SingleDataset:
         """There is no target to train on.
 
         Raises:
@@ -88,20 +100,20 @@ class SingleDataset(Dataset):
             labelled: labels are wanted; without them all are -1.
 
         Raises:
-            DataError: the folder is missing, or the run kept no formats.
+            DataError: the folder is missing, files cannot be used, or the run kept no formats.
         """
         data, root = run.data, Path(run.data.dataroot)
         formats = load_formats(run.folder)
         if formats is None and not run.published:
             raise DataError(f"{run.folder}: holds no {DOMAINS_FILE}; train.py writes it when a run starts")
         windows = (data.window_A, data.window_B) if data.direction == "AtoB" else (data.window_B, data.window_A)
+        folder = domain_folder(root, phase, data.direction[0], alone=data.dataset_mode == "single")
+        known, skip = formats[0] if formats else None, data.on_bad_image == "skip"
+        found = check_up(folder, most=most, depth=known.depth if known else "", quiet=run.log.quiet)
+        require_usable([found], skip)
+        say_skipped(found.lines, f"{BAD_IMAGES_FILE} beside the results")
         domain = open_domain(
-            domain_folder(root, phase, data.direction[0], alone=data.dataset_mode == "single"),
-            run.networks.input_nc,
-            windows[0],
-            most=most,
-            seed=run.experiment.seed,
-            known=formats[0] if formats else None,
+            found, run.networks.input_nc, windows[0], seed=run.experiment.seed, known=known, skip_bad=skip
         )
         target = formats[1] if formats else target_format(windows[1], domain.format)
         if formats is None:
@@ -110,7 +122,7 @@ class SingleDataset(Dataset):
         if labelled:
             labels, names = labels_of_split(domain, run, load_classes(run.folder))
             domain = replace(domain, labels=labels, class_names=names)
-        return cls(domain, root, preprocess_from(run, size_multiple), target)
+        return cls(domain, root, preprocess_from(run, size_multiple), target, found.bad)
 
     @property
     def folder(self) -> Path:
@@ -124,12 +136,55 @@ class SingleDataset(Dataset):
         return self.whole_source(key.index)
 
     def whole_source(self, file: int) -> Sample:
-        return self.whole(file).sample
+        image, read, skipped = self._domain.read_from(file)
+        return self._sample(image, file, read, skipped)
 
     def whole(self, file: int) -> WholeImage:
-        """File number `file`, as stored and as the network takes it."""
-        image = self._domain.read(file)
+        """File number `file`, as stored and as the network takes it.
+
+        Raises:
+            ImageError: it cannot be read, also with --on_bad_image skip.
+        """
+        image, path = self._domain.read(file), self.source_files[file]
+        place = self._domain.numbers[file] if self._domain.numbers else file
+        return WholeImage(image, self._sample(image, file, file), path.relative_to(self._domain.folder), place)
+
+    def images(self) -> Iterator[WholeImage]:
+        """All files, in order; with --on_bad_image skip without those that turn out to be unreadable, which are named.
+
+        Raises:
+            ImageError: one cannot be read; those before it have been given out.
+            DataError: with skip, none can.
+        """
+        given = 0
+        for file in range(len(self)):
+            try:
+                whole = self.whole(file)
+            except ImageError as error:
+                if not self._domain.skip_bad:
+                    raise
+                self._leave_out(BadImage(self.source_files[file], reason_of(error, self.source_files[file])))
+            else:
+                given += 1
+                yield whole
+        if not given:
+            raise DataError(f"{printable(self.folder)}: none of its files can be read; the last: {self.bad_images[-1]}")
+
+    def outcome(self, what: str) -> str:
+        """`48 images translated, 2 skipped: a.png, b.png`, once all have been given out."""
+        left_out = len(set(self.source_files) & {one.path for one in self._bad})
+        names = [printable(one.path.relative_to(self.folder).as_posix()) for one in self._bad]
+        note = f", {len(names)} skipped: {shortlist(names)}" if names else ""
+        return f"{len(self) - left_out} images {what}{note}"
+
+    def _leave_out(self, bad: BadImage) -> None:
+        line = bad.line(self.folder)
+        self._bad.append(bad)
+        self.bad_images.append(line)
+        tqdm.write(f"WARNING: {line}; it is left out (--on_bad_image skip)", file=sys.stderr)
+
+    def _sample(self, image: Tensor, file: int, read: int, skipped: tuple[str, ...] = ()) -> Sample:
+        """Number `read`, which was read for number `file`."""
         taken = self._preprocess(image, generator(0, "whole", file))
-        path = self.source_files[file]
-        sample = Sample(taken * 2 - 1, None, path.relative_to(self.root).as_posix(), "", self.labels[file], file, file)
-        return WholeImage(image, sample, path.relative_to(self._domain.folder))
+        path = self.source_files[read].relative_to(self.root).as_posix()
+        return Sample(taken * 2 - 1, None, path, "", self.labels[read], file, file, skipped)

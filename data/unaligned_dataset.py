@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -31,6 +32,7 @@ class UnalignedDataset(Dataset):
         preprocess: geometry of training images; `late_preprocess` from epoch `late_epoch` on.
         serial: pair files by number instead of drawing the target.
         seed: keys the target's choice and every crop and flip, together with epoch and position.
+        bad_images: lines for files that were left out.
     """
 
     Options: ClassVar[type[Group]] = FolderOptions
@@ -46,16 +48,20 @@ class UnalignedDataset(Dataset):
         seed: int = 0,
         late_preprocess: Preprocess | None = None,
         late_epoch: int = 0,
+        bad_images: Sequence[str] = (),
     ) -> None:
         self._source, self._target, self.root = source, target, root
         self.source, self.target = source.format, target.format
         self.source_files, self.labels, self.class_names = source.files, source.labels, source.class_names
         self._preprocess, self._serial, self._seed = preprocess, serial, seed
         self._late, self._late_epoch = late_preprocess or preprocess, late_epoch
+        self.bad_images = list(bad_images)
 
     @classmethod
-    def from_options(cls, run: RunOptions, size_multiple: int = 4) -> UnalignedDataset:
-        source, target = open_domains(run)
+    def from_options(
+        cls, run: RunOptions, size_multiple: int = 4, kept: Mapping[str, Sequence[str]] | None = None
+    ) -> UnalignedDataset:
+        source, target, bad_images = open_domains(run, kept=kept)
         preprocess = preprocess_from(run, size_multiple)
         return cls(
             source,
@@ -67,7 +73,11 @@ class UnalignedDataset(Dataset):
             # As in CUT: once the learning rate falls, images are seen at the scale of a test.
             late_preprocess=replace(preprocess, load_size=preprocess.crop_size),
             late_epoch=run.schedule.n_epochs + 1,
+            bad_images=bad_images,
         )
+
+    def _files_by_domain(self) -> dict[str, list[Path]]:
+        return {"source": self._source.files, "target": self._target.files}
 
     def __len__(self) -> int:
         return max(len(self._source.files), len(self._target.files))
@@ -80,22 +90,25 @@ class UnalignedDataset(Dataset):
             file_b = int(torch.randint(len(self._target.files), (), generator=draw))
         late = key.epoch >= self._late_epoch > 0
         preprocess = self._late if late else self._preprocess
+        a, read_a, skipped_a = self._source.read_from(file_a)
+        b, read_b, skipped_b = self._target.read_from(file_b)
         a, b = (
-            preprocess(domain.read(file), generator(self._seed, side, key.epoch, key.position), key.index)
-            for side, domain, file in (("A", self._source, file_a), ("B", self._target, file_b))
+            preprocess(image, generator(self._seed, side, key.epoch, key.position), key.index)
+            for side, image in (("A", a), ("B", b))
         )
         return Sample(
             A=a * 2 - 1,
             B=b * 2 - 1,
-            path_A=self._source.files[file_a].relative_to(self.root).as_posix(),
-            path_B=self._target.files[file_b].relative_to(self.root).as_posix(),
-            label_A=self.labels[file_a],
+            path_A=self._source.files[read_a].relative_to(self.root).as_posix(),
+            path_B=self._target.files[read_b].relative_to(self.root).as_posix(),
+            label_A=self.labels[read_a],
             file_A=file_a,
             index=key.position,
+            skipped=skipped_a + skipped_b,
         )
 
     def whole_source(self, file: int) -> Sample:
-        preprocess = self._preprocess.for_inference()
-        image = preprocess(self._source.read(file), generator(self._seed, "whole", file))
-        path = self._source.files[file].relative_to(self.root).as_posix()
-        return Sample(image * 2 - 1, None, path, "", self.labels[file], file, file)
+        image, read, skipped = self._source.read_from(file)
+        taken = self._preprocess.for_inference()(image, generator(self._seed, "whole", file))
+        path = self._source.files[read].relative_to(self.root).as_posix()
+        return Sample(taken * 2 - 1, None, path, "", self.labels[read], file, file, skipped)

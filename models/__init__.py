@@ -10,10 +10,18 @@ import torch
 from torch import nn
 
 from models.base import MODELS, Model
-from util.checkpoint import load_weights
+from util.checkpoint import SHAPE_OF_G, CheckpointError, load_weights
+from util.errors import printable
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
+
+# The flags that shape a network, to be checked where weights do not fit.
+SHAPED_BY = {
+    "F": "--netF, --netF_nc, --nce_layers, --netG and --ngf",
+    "D": "--netD, --ndf, --n_layers_D, --output_nc and the norm flags",
+    "C": "--num_classes, --cam_layer, --nce_layers, --netG and --ngf",
+}
 
 __all__ = ["MODELS", "load_pretrained", "load_run", "load_trained"]
 
@@ -31,7 +39,7 @@ def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True, t
     """
     model = MODELS.get(run.experiment.model).from_options(run)
     for name in model.inference_nets:
-        load_weights(run.folder / f"{run.experiment.epoch}_net_{name}.pth", model.nets[name])
+        load_weights(_weights_file(run.folder, run.experiment.epoch, name), model.nets[name], _flags(name))
     model.to(device)
     model.train(not evaluate)
     if tile:
@@ -45,13 +53,37 @@ def load_pretrained(run: RunOptions, nets: Mapping[str, nn.Module]) -> None:
     Raises:
         CheckpointError: there are no weights of G, or weights do not fit.
     """
-    folder = run.folder.parent / str(run.experiment.pretrained_name)
+    start = run.experiment.pretrained_name
+    folder = run.folder.parent / str(start)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"--pretrained_name {start}: {folder} does not exist; give the name of a run beside this one"
+        )
     for name, net in nets.items():
         file = folder / f"{run.experiment.epoch}_net_{name}.pth"
-        if name != "G" and folder.is_dir() and not file.exists():  # a run of another model
+        if name != "G" and not file.exists():  # a run of another model
             print(f"{file}: does not exist, so {name} starts anew")
         else:
-            load_weights(file, net)
+            load_weights(_weights_file(folder, run.experiment.epoch, name), net, _flags(name))
+
+
+def _flags(net: str) -> str:
+    return SHAPED_BY.get(net, SHAPE_OF_G)
+
+
+def _weights_file(folder: Path, epoch: str, net: str) -> Path:
+    """Where a network's exported weights are.
+
+    Raises:
+        CheckpointError: not there; the message says which there are.
+    """
+    file = folder / f"{epoch}_net_{net}.pth"
+    if not file.is_file():
+        others = (other.name for other in folder.glob(f"*_net_{net}.pth") if other.is_file())
+        found = [name.removesuffix(f"_net_{net}.pth") for name in others]
+        known = ", ".join(sorted(found, key=lambda name: (not name.isdigit(), len(name), name)))
+        raise CheckpointError(f"--epoch {epoch}: {file} does not exist; there are: {printable(known) or 'none'}")
+    return file
 
 
 def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu") -> Model[Any]:

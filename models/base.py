@@ -104,6 +104,9 @@ class Model(ABC, Generic[S]):
     def translate(self, source: Tensor) -> Tensor:
         """Translations (N, C, H, W) in [-1, 1] of (N, C, H, W) in [-1, 1]; sides multiples of size_multiple."""
 
+    def check_translates(self) -> None:
+        """Raise an OptionError where the model translates nothing."""
+
     def explain(self, source: Tensor, fake: Tensor, classes: Tensor | None = None) -> Explanation:
         """Where the model sees class evidence, in inputs and in their translations.
 
@@ -124,6 +127,14 @@ class Model(ABC, Generic[S]):
         """
         raise OptionError(f"--tile {tile}: {type(self).__name__} cannot work in tiles; leave it out")
 
+    def classify(self, source: Tensor) -> Tensor:
+        """Probabilities (N, K) of each class in (N, C, H, W) in [-1, 1], by the model's own class head.
+
+        Raises:
+            NotImplementedError: the model has no class head.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no class head; train with --model cutcam")
+
     def check_class(self, class_id: int) -> None:
         """Raise an OptionError where `explain` cannot explain that class (-1: the head's choice)."""
         raise OptionError(f"{type(self).__name__} has no class head, so there are no maps; train with --model cutcam")
@@ -133,6 +144,25 @@ class Model(ABC, Generic[S]):
 
     def check_data(self, labels: Sequence[int]) -> None:
         """Called once with the source labels (-1 unknown) before training; raises where they cannot be used."""
+
+    def load_first_weights(self) -> None:
+        """Called once for a new run before training: read the files, if any, that the first weights come from."""
+
+    def validate(self, info: StepInfo, batches: Iterable[Batch]) -> dict[str, float]:
+        """Called after every epoch where the data set holds images out, in evaluation mode without gradients.
+
+        Args:
+            info: of the step that would come next.
+            batches: this rank's share of the held-out images, whole, on the networks' device.
+
+        Returns:
+            What the log shows beside the losses, the same on every rank.
+        """
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What stands beside exported weights in `<epoch>_facts.json`, for those who use them; nothing: no file."""
+        return {}
 
     def visuals(self, state: S) -> dict[str, np.ndarray]:
         """Pictures (H, W, 3) uint8 of the first sample of a step, by name."""
@@ -180,7 +210,7 @@ class Model(ABC, Generic[S]):
 
     @property
     def device(self) -> torch.device:
-        return next(self.nets["G"].parameters()).device
+        return next(p for net in self.nets.values() for p in net.parameters()).device
 
 
 MODELS: Registry[Model[Any]] = Registry("model", "models", "_model")

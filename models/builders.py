@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from models.networks import Generator, build_discriminator, build_generator, init_weights
-from options.schema import OptionError
+from options.schema import OptionError, show
 from util import seeding
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
+
+
+# Words of --preprocess after which images are of --crop_size, in training or when a run is used.
+FIXING = {"crop", "patch", "trim", "resize", "scale_width"}
 
 
 def generator_from(run: RunOptions, purpose: str = "G") -> Generator:
@@ -35,12 +39,27 @@ def generator_from(run: RunOptions, purpose: str = "G") -> Generator:
         )
     except ValueError as error:
         raise OptionError(f"--netG {nets.netG}: {error}") from error
-    if "crop" in run.data.preprocess and any(side % net.size_multiple for side in run.data.crop_size):
+    crop, words = run.data.crop_size, run.data.preprocess.split("_and_")
+    if FIXING.intersection(words) and any(side % net.size_multiple for side in crop):
+        near = show([_nearest(side, net.size_multiple) for side in crop])
         raise OptionError(
-            f"--crop_size {run.data.crop_size[0]},{run.data.crop_size[1]}: --netG {nets.netG} needs "
-            f"multiples of {net.size_multiple}"
+            f"--crop_size {show(crop)}: --netG {nets.netG} needs multiples of {net.size_multiple}, for example {near}"
         )
     return net
+
+
+def rounded_sizes(run: RunOptions, multiple: int) -> list[str]:
+    """What to say where images are loaded at a size that G does not take: they come to the nearest that it does."""
+    words, load = set(run.data.preprocess.split("_and_")), run.data.load_size
+    sides = load if words == {"resize"} else load[1:] if words == {"scale_width"} else ()
+    if not any(side % multiple for side in sides):
+        return []
+    near = show([_nearest(side, multiple) for side in sides])
+    return [f"--load_size {show(load)}: {run.networks.netG} needs multiples of {multiple}; images come to {near}"]
+
+
+def _nearest(side: int, multiple: int) -> int:
+    return max(round(side / multiple), 1) * multiple
 
 
 def discriminator_from(run: RunOptions, purpose: str = "D") -> nn.Module:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from models.base import MODELS, Model, Phase, State
-from models.builders import discriminator_from, generator_from, initialised
+from models.builders import discriminator_from, generator_from, initialised, rounded_sizes
 from models.losses.gan import gan_loss, gradient_penalty
 from models.losses.patch_nce import patch_nce
 from models.networks import Generator, PatchSampleF, draw_patch_ids
 from models.networks.patch_sampler import PATCH_SAMPLERS
 from models.networks.tiling import TiledGenerator
-from options.schema import Group, OptionError, option
+from options.schema import Group, OptionError, fields_of, option, show
 from util.seeding import StepInfo, generator
 from util.visual.pictures import to_uint8
 
@@ -54,6 +54,8 @@ class CutOptions(Group):
             "n_epochs_decay": 50,
         }
     }
+
+    SHAPES: ClassVar[tuple[str, ...]] = ("nce_layers", "netF", "netF_nc")
 
     @classmethod
     def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,17 +148,20 @@ class CutModel(Model[CutState]):
 
     @classmethod
     def from_options(cls, run: RunOptions) -> CutModel:
-        return cls(cls.networks_from(run), **cls.arguments_from(run))
+        model = cls(cls.networks_from(run), **cls.arguments_from(run))
+        model.messages += rounded_sizes(run, model.size_multiple)
+        return model
 
     @classmethod
     def networks_from(cls, run: RunOptions) -> dict[str, nn.Module]:
         """G, F and D of a run, in the order of their first weights."""
         opt: CutOptions = run.model  # type: ignore[assignment]
+        check_layers(opt.nce_layers)
         net = generator_from(run)
         try:
             channels = net.feature_channels(opt.nce_layers)
         except ValueError as error:
-            raise OptionError(f"--nce_layers {','.join(map(str, opt.nce_layers))}: {error}") from error
+            raise OptionError(f"--nce_layers {show(opt.nce_layers)}: {error}") from error
         sampler = initialised(PatchSampleF(channels, opt.netF, opt.netF_nc), run, "F")
         nets: dict[str, nn.Module] = {"G": net, "F": sampler}
         return nets | ({"D": discriminator_from(run)} if opt.lambda_GAN > 0 else {})
@@ -169,13 +174,14 @@ class CutModel(Model[CutState]):
             OptionError: options that contradict each other.
         """
         opt: CutOptions = run.model  # type: ignore[assignment]
+        weights = [name for name in fields_of(type(opt)) if name.startswith("lambda_") and name != "lambda_GP"]
+        if not any(getattr(opt, name) for name in weights):
+            raise OptionError(f"--{' 0, --'.join(weights)} 0: no loss is left to train by; raise one of them")
         if run.optim.gan_mode == "wgangp" and run.networks.normD == "batch" and opt.lambda_GAN > 0:
             raise OptionError(
                 "--gan_mode wgangp: its gradient penalty is defined per image, and --normD batch mixes images; "
                 "use --normD instance"
             )
-        if not opt.nce_layers:
-            raise OptionError("--nce_layers: name at least one layer")
         if opt.lambda_NCE > 0:
             check_channels(run, "the contrastive loss")
         return {
@@ -293,6 +299,16 @@ class CutModel(Model[CutState]):
         if state.idt_B is not None:
             pictures["idt_B"] = to_uint8(state.upright(state.idt_B)[0])
         return {name: pictures[name] for name in ("real_A", "fake_B", "real_B", "idt_B") if name in pictures}
+
+
+def check_layers(layers: Sequence[int]) -> None:
+    """Raise an OptionError unless the layers rise: the last is taken for the deepest, and F has one part for each."""
+    if not layers:
+        raise OptionError("--nce_layers: name at least one layer")
+    rising = sorted(set(layers))
+    if list(layers) != rising:
+        fault = "names a layer twice" if len(rising) < len(layers) else "is not in rising order"
+        raise OptionError(f"--nce_layers {show(layers)}: {fault}; write {show(rising)}")
 
 
 def check_channels(run: RunOptions, reader: str) -> None:

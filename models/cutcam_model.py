@@ -283,6 +283,11 @@ class CutCamModel(CutModel):
             raise OptionError(f"--class_idx {class_id}: the head has the classes 0 to {self.opt.num_classes - 1}")
 
     @torch.no_grad()
+    def classify(self, source: Tensor) -> Tensor:
+        hidden = self.head.hidden_map(self.generator.encode(source, [self.nce_layers[self.cam_index]])[0])
+        return self.head.logits_from_hidden(hidden, frozen=True).softmax(1)
+
+    @torch.no_grad()
     def explain(self, source: Tensor, fake: Tensor, classes: Tensor | None = None) -> Explanation:
         layer = [self.nce_layers[self.cam_index]]
         features = [self.generator.encode(image, layer)[0] for image in (source, fake)]

@@ -64,6 +64,7 @@ class CutCamOptions(CutOptions):
     on_collapse: str = option("warn", "a collapsed head: warn and drop its terms, or stop", choices=("warn", "stop"))
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = CutOptions.PRESETS
+    SHAPES: ClassVar[tuple[str, ...]] = (*CutOptions.SHAPES, "num_classes", "cam_layer", "cam_pool", "cam_standardise")
 
 
 def head_layer(opt: CutCamOptions) -> int:

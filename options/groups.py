@@ -18,7 +18,7 @@ class Experiment(Group):
     name: str = option("experiment_name", "name of the run; its folder is <checkpoints_dir>/<name>")
     model: str = option("cut", "what is trained; without it: cut, or the one model that owns a given flag")
     checkpoints_dir: str = option("./checkpoints", "folder that holds the runs")
-    seed: int = option(0, "every random draw of the run follows from it", low=0)
+    seed: int = option(0, "every random draw of the run follows from it", low=0, high=2**32 - 1)
     continue_train: bool = option(
         False, "continue this run where its last checkpoint stands, with its own options but for flags given"
     )
@@ -49,6 +49,11 @@ class Data(Group):
         "auto", "intensities of A mapped to black and white: auto, LO,HI in counts, LO%,HI%, or image"
     )
     window_B: str = option("auto", "the same for B; translations are written with B's window")
+    on_bad_image: str = option(
+        "error",
+        "where an image cannot be read: error, or skip it; either way it is named",
+        choices=("error", "skip"),
+    )
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ class Optim(Group):
     """optimisation: Adam for each network, adversarial loss, precision"""
 
     lr: float = option(0.0002, "learning rate of Adam", low=0)
-    beta1: float = option(0.5, "Adam's decay of the gradient's mean", low=0, high=1)
-    beta2: float = option(0.999, "Adam's decay of the gradient's variance", low=0, high=1)
+    beta1: float = option(0.5, "Adam's decay of the gradient's mean", low=0, high=0.999999)
+    beta2: float = option(0.999, "Adam's decay of the gradient's variance", low=0, high=0.999999)
     optimizer: str = option("adam", "adam, or sgd (plain, for comparing runs)", choices=("adam", "sgd"))
     gan_mode: str = option(
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
@@ -164,6 +169,31 @@ class Explanation(Group):
     colormap: str = option("jet", "colours of a map", choices=COLORMAPS)
     overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
     save_raw: bool = option(False, "write the raw maps as .npy too")
+
+
+@dataclass(frozen=True)
+class Evaluation(Group):
+    """evaluation: what is measured, with what"""
+
+    epochs: tuple[str, ...] = option((), "exported weights to evaluate, for example 100,150,latest; none: --epoch")
+    metrics: tuple[str, ...] = option((), "measures, for example fid,kid,ssim; none: every one that can be computed")
+    features: str = option(
+        "auto",
+        "network behind FID and its kin: inception; classifier, trained on the domain's own labelled images; "
+        "auto: inception where its weights are at hand, else classifier",
+        choices=("auto", "inception", "classifier"),
+    )
+    classifier: str | None = option(None, "run of a trained --model classifier for --features classifier")
+    inception_weights: str | None = option(None, "file of Inception's weights; none: the one in torch hub's cache")
+    lpips_weights: str | None = option(None, "file of AlexNet's weights for LPIPS; none: the one in torch hub's cache")
+    pairs: str | None = option(None, "table of true pairs (columns A,B); none: <dataroot>/pairs_<phase>.csv if there")
+    boxes: str | None = option(None, "table of targets (file,x0,y0,x1,y1); none: <dataroot>/boxes.csv if there")
+    masks: str | None = option(None, "folder of target masks; none: <dataroot>/masks_<phase> if there")
+    segmenter: str | None = option(
+        None, "MODULE:FUNCTION of your own, (1, C, H, W) in [0, 1] to target or not, for mIoU"
+    )
+    umap: bool = option(False, "draw UMAP beside t-SNE (needs umap-learn)")
+    report_images: int = option(120, "images in the gallery of the report", low=0)
 
 
 COMMON: tuple[type[Group], ...] = (Experiment, Data, Networks, Optim, Schedule, Log, Runtime)

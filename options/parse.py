@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import string
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -10,15 +13,31 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data import DATASETS
+from data.images import parse_window
 from models import MODELS
 from options import groups as g
 from options.flags import Parser, flag_of, parse_flags, suggest
-from options.schema import Group, OptionError, Size, build, convert, fields_of, show, spec_of
-from options.yaml_config import dump_yaml, read_yaml
+from options.schema import (
+    Group,
+    OptionError,
+    Size,
+    build,
+    check_finite,
+    check_name,
+    convert,
+    fields_of,
+    shorten,
+    show,
+    spec_of,
+)
+from options.yaml_config import check_whole, dump_yaml, read_yaml
+from util.checkpoint import STATE_FILE, CheckpointError
 
 OPTIONS_FILE = "options.yaml"
 # What weights and saved windows belong to, beside the options of networks and model.
 FIXED = ("model", "direction", "window_A", "window_B")
+# What says where a run lies. A run may have been copied or come from a stranger, so the command alone decides.
+PLACE = ("name", "checkpoints_dir", "suffix")
 # Flags that are no options of a run.
 TOOLS = {"help", "dry_run", "config"}
 
@@ -75,17 +94,27 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     first = _first_look(argv)
-    file = _config_file(first)
+    own = _run_to_continue(first)
+    file = Path(first["config"]) if "config" in first else own
     config = read_yaml(file) if file else {}
+    if file == own:
+        config = {name: value for name, value in config.items() if name not in PLACE}
     model = str(
-        first.get("model")
+        (config.get("model") if file == own else None)  # a flag that contradicts it is refused below, by its value
+        or first.get("model")
         or config.get("model")
         or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config))
     )
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
     kinds = _kinds(model, dataset)
     given = parse_flags(kinds, argv, "train.py", _TRAIN_EXAMPLES, _owners)
-    options = _with_suffix(assemble(kinds, {"model": model, "dataset_mode": dataset}, config, given))
+    chosen = {"model": model, "dataset_mode": dataset}
+    options = _with_suffix(assemble(kinds, chosen, config, given, source=str(file)))
+    _check_values(options)
+    if options.experiment.continue_train:
+        _check_continued(options, "config" in first)
+    else:
+        _check_epochs(options.schedule)
     if "dry_run" in first:
         print(dump_yaml(options.groups()), end="")
         raise SystemExit(0)
@@ -107,7 +136,7 @@ def inference_options(
     argv = list(sys.argv[1:] if argv is None else argv)
     first = _first_look(argv)
     folder, base = _run_folder(first), g.Experiment()
-    is_run = (folder / OPTIONS_FILE).is_file()
+    is_run = os.path.lexists(folder / OPTIONS_FILE)
     published = not is_run and any(folder.glob("*_net_G.pth"))
     if "help" in first and not is_run:
         parse_flags(_kinds(base.model, g.Data().dataset_mode) + extras, argv, prog, _TEST_EXAMPLES, _owners)
@@ -117,29 +146,92 @@ def inference_options(
             f"of a run that train.py has started{_runs_in(folder.parent)}"
         )
     saved = read_yaml(folder / OPTIONS_FILE) if is_run else {"model": first.get("model", base.model)}
-    saved.pop("epoch", None)  # which weights the training began with
+    for name in ("epoch", *PLACE):  # the epoch is that of the weights the training began with
+        saved.pop(name, None)
     kinds = _kinds(str(saved.get("model", base.model)), str(saved.get("dataset_mode", g.Data().dataset_mode)))
     given = parse_flags(kinds + extras, argv, prog, _TEST_EXAMPLES, _owners)
     if given.get("suffix"):
         raise OptionError(f"--suffix {given['suffix']}: give the run's whole name, suffix included, by --name")
-    after = replace(assemble(kinds, {}, saved, given, extras), published=published)
+    source = str(folder / OPTIONS_FILE)
+    after = replace(assemble(kinds, {}, saved, given, extras, source), published=published)
     DATASETS.get(after.data.dataset_mode)
+    _check_values(after)
+    if given.get("dataroot") == "":
+        raise OptionError("--dataroot '': is empty; give the folder of the images")
     if is_run:
-        _check_fixed(assemble(kinds, {}, saved, {}), after, folder)
+        check_whole(folder / OPTIONS_FILE, saved, kinds)
+        names = [*FIXED, *fields_of(type(after.networks)), *fields_of(type(after.model))]
+        fault = _contradiction(assemble(kinds, {}, saved, {}, source=source), after, names)
+        if fault:
+            raise OptionError(f"{fault}; leave the flag out")
     if "dry_run" in first:
         print(dump_yaml([*after.groups(), *after.extra]), end="")
         raise SystemExit(0)
     return after
 
 
-def _check_fixed(before: RunOptions, after: RunOptions, folder: Path) -> None:
-    """Raise where a flag contradicts what the weights of a run were trained with."""
-    for name in (*FIXED, *fields_of(type(before.networks)), *fields_of(type(before.model))):
+def _contradiction(before: RunOptions, after: RunOptions, names: Sequence[str]) -> str:
+    """The first of these options that a flag has changed since a run was trained, with both values; or nothing."""
+    for name in names:
         old, new = _value(before, name), _value(after, name)
         if old != new:
-            raise OptionError(
-                f"--{name} {show(new)}: the run {folder} was trained with {show(old)}; leave the flag out"
-            )
+            return f"--{name} {show(new)}: the run {after.folder} was trained with {show(old)}"
+    return ""
+
+
+def _check_epochs(schedule: g.Schedule) -> None:
+    """Raise where there is no epoch to train."""
+    last = schedule.last_epoch
+    if last < schedule.epoch_count:
+        raise OptionError(f"--epoch_count {schedule.epoch_count}: the last epoch is {last}; raise --n_epochs")
+
+
+def _check_continued(run: RunOptions, other_file: bool) -> None:
+    """Raise where a run to continue has lost its options, or its checkpoint belongs to other ones.
+
+    Args:
+        other_file: the options come from a --config.
+
+    Raises:
+        OptionError, CheckpointError: as said.
+    """
+    file = run.folder / OPTIONS_FILE
+    if not os.path.lexists(file):
+        if not other_file and (run.folder / STATE_FILE).exists():
+            raise OptionError(f"--continue_train: {file} does not exist; restore it, or give all options by --config")
+        return
+    saved = {name: value for name, value in read_yaml(file).items() if name not in PLACE}
+    kinds = _kinds(str(saved.get("model", run.experiment.model)), run.data.dataset_mode)
+    check_whole(file, saved, kinds)
+    known = {name for kind in kinds for name in fields_of(kind)}
+    before = assemble(kinds, {}, {name: saved[name] for name in saved if name in known}, {}, source=str(file))
+    fault = _contradiction(before, run, [*FIXED, *fields_of(type(run.networks)), *run.model.SHAPES])
+    if fault:
+        raise CheckpointError(f"{fault}, so it does not fit the options of this command; leave out the changed flags")
+
+
+def _check_values(run: RunOptions) -> None:
+    """Raise where names lead out of their folders, or a window is none: what a type and a range cannot say."""
+    for group in (*run.groups(), *run.extra):
+        check_finite(group)
+    experiment = run.experiment
+    check_name("name", experiment.name, folders=True)
+    check_name("epoch", experiment.epoch)
+    if experiment.pretrained_name is not None:
+        check_name("pretrained_name", experiment.pretrained_name, folders=True)
+    places = {"checkpoints_dir": experiment.checkpoints_dir}
+    for wanted in run.extra:
+        if isinstance(wanted, g.Inference):
+            check_name("phase", wanted.phase)
+            places["results_dir"] = wanted.results_dir
+    for flag, place in places.items():
+        if not place.strip():
+            raise OptionError(f"--{flag} {place!r}: is empty; give a folder")
+    for flag, window in (("window_A", run.data.window_A), ("window_B", run.data.window_B)):
+        try:
+            parse_window(window)
+        except ValueError as error:
+            raise OptionError(f"--{flag} {shorten(window)}: {shorten(str(error), 200)}") from error
 
 
 def assemble(
@@ -148,23 +240,32 @@ def assemble(
     config: Mapping[str, Any],
     given: Mapping[str, Any],
     extras: tuple[type[Group], ...] = (),
+    source: str = "the YAML file",
 ) -> RunOptions:
     """Build every group, flags over YAML over preset over default.
+
+    Args:
+        source: what `config` was read from.
 
     Raises:
         OptionError: a YAML key that is no option of this run, or a value that cannot be used.
     """
-    known = [name for kind in kinds + extras for name in fields_of(kind)]
+    known = [name for kind in (*kinds, *extras) for name in fields_of(kind)]
     for key in config:
         if key not in known:
-            raise OptionError(f"{key}: no option of this run{suggest(key, known)} (in the YAML file)")
+            near = suggest(key, known)
+            raise OptionError(f"{source}: {shorten(key)}: no option of this run{near}; correct or remove the line")
     explicit = {**config, **chosen, **given}
     values: dict[str, Any] = {}
     for kind in kinds:
         values.update(kind.preset(explicit))
-    built: list[Any] = [build(kind, {**values, **explicit}) for kind in kinds]
-    named = dict(zip(_GROUPS, built, strict=True))
-    return RunOptions(**named, extra=tuple(build(kind, explicit) for kind in extras), given=frozenset(given))
+    try:
+        built: list[Any] = [build(kind, {**values, **explicit}) for kind in kinds]
+        more = tuple(build(kind, explicit) for kind in extras)
+    except OptionError as error:
+        flag = flag_of(re.split("[ :]", str(error))[0])
+        raise OptionError(f"{source}: {error}" if flag in set(config) - set(given) else str(error)) from error
+    return RunOptions(**dict(zip(_GROUPS, built, strict=True)), extra=more, given=frozenset(given))
 
 
 def _kinds(model: str, dataset: str) -> tuple[type[Group], ...]:
@@ -195,7 +296,9 @@ def _first_look(argv: list[str]) -> dict[str, Any]:
 
 def _run_folder(first: Mapping[str, str]) -> Path:
     base = g.Experiment()
-    return Path(first.get("checkpoints_dir", base.checkpoints_dir)) / first.get("name", base.name)
+    name = first.get("name", base.name)
+    check_name("name", name, folders=True)
+    return Path(first.get("checkpoints_dir", base.checkpoints_dir)) / name
 
 
 def _runs_in(folder: Path) -> str:
@@ -205,14 +308,12 @@ def _runs_in(folder: Path) -> str:
     return f"; there are: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
 
 
-def _config_file(first: Mapping[str, str]) -> Path | None:
-    """The YAML file of the command; a run that is continued brings its own."""
-    if "config" in first:
-        return Path(first["config"])
+def _run_to_continue(first: Mapping[str, str]) -> Path | None:
+    """The options that a run to be continued was started with, where it has some."""
     _, item = fields_of(g.Experiment)["continue_train"]
     own = _run_folder(first) / OPTIONS_FILE
     again = convert("continue_train", bool, spec_of(item), first.get("continue_train", "False"))
-    return own if again and own.is_file() else None
+    return own if again and os.path.lexists(own) else None
 
 
 def _with_suffix(options: RunOptions) -> RunOptions:
@@ -226,10 +327,13 @@ def _with_suffix(options: RunOptions) -> RunOptions:
         for name, (kind, _) in fields_of(type(group)).items()
     }
     try:
+        for _, name, form, _ in string.Formatter().parse(suffix):
+            if not (name or "x").isidentifier() or len(form or "") > 5:
+                raise ValueError(f"{{{name}}} asks for an attribute, or for more than a name is long")
         filled = suffix.format_map(words)
     except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         reason = f"{error} is no option" if isinstance(error, KeyError) else str(error)
-        raise OptionError(f"--suffix {suffix}: {reason}; write options as {{netG}} or {{lr}}") from error
+        raise OptionError(f"--suffix {shorten(suffix)}: {reason}; write options as {{netG}} or {{lr}}") from error
     name = f"{options.experiment.name}_{filled.replace('/', '_')}"
     return replace(options, experiment=replace(options.experiment, name=name, suffix=""))
 
@@ -247,17 +351,18 @@ def _owners(name: str) -> list[str]:
 
 
 def _model_of(names: set[str]) -> str:
-    """`cut`, or the one model that owns one of these options where cut has no such option."""
+    """`cut`, or the one model that owns all of these options that cut does not have."""
     default = g.Experiment().model
     common = {name for kind in (*g.COMMON, MODELS.get(default).Options) for name in fields_of(kind)}
     unknown = sorted(names - common - TOOLS)
     owned = {name: owners for name in unknown if (owners := _owners(name))}
-    models = {model for owners in owned.values() for model in owners}
+    models = set.intersection(*map(set, owned.values())) if owned else set()
     if len(models) != 1:
         return default
     (model,) = models
+    reason = min(owned, key=lambda name: len(owned[name]))
     # Not to stdout, which belongs to the YAML of --dry_run.
-    print(f"--model {model}: chosen because of --{next(iter(owned))}", file=sys.stderr)
+    print(f"--model {model}: chosen because of --{reason}", file=sys.stderr)
     return model
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from util.errors import UserError
+from util.errors import UserError, printable
 
 Size = tuple[int, int]  # (height, width) in pixels; one number on the command line means a square
+LONGEST_NAME = 200  # bytes; file systems end at 255, and names of files are made from those of runs
 
 
 class OptionError(UserError, ValueError):
@@ -56,6 +59,8 @@ class Group:
     """Base of every group of options. The first line of the docstring is its title in `--help`."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # Options that shape weights or give them their meaning: a run that goes on keeps them.
+    SHAPES: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -95,16 +100,51 @@ def check(name: str, value: Any, spec: Spec) -> None:
         if (spec.low is not None and one < spec.low) or (spec.high is not None and one > spec.high):
             raise OptionError(f"--{name} {show(value)}: must be {describe_range(spec)}")
     if spec.choices and value is not None and value not in spec.choices:
-        raise OptionError(f"--{name} {value}: choose one of {', '.join(spec.choices)}")
+        raise OptionError(f"--{name} {value or repr(value)}: choose one of {', '.join(spec.choices)}")
+
+
+def check_finite(group: Group) -> None:
+    """Raise OptionError where a number is infinite; only an option whose default is may be."""
+    for item in dataclasses.fields(group):
+        value = getattr(group, item.name)
+        if isinstance(value, float) and math.isinf(value) and item.default != value:
+            raise OptionError(f"--{item.name} {value}: must be a finite number")
+
+
+def check_name(flag: str, name: str, folders: bool = False) -> None:
+    """Raise OptionError where a value cannot be, or leads out of, the folder or file that it is to name.
+
+    Args:
+        folders: sub-folders may be named, as in `group/run`.
+    """
+    parts = re.split(r"[/\\]", name)
+    if not name.strip():
+        reason = "is empty"
+    elif Path(name).is_absolute() or not all(parts) or {".", ".."} & set(parts):
+        reason = "leads into another folder"
+    elif len(parts) > 1 and not folders:
+        reason = "is to be one word, without / and \\"
+    elif not name.isprintable():
+        reason = "holds a line break or another character that cannot be printed"
+    elif max(len(part.encode()) for part in parts) > LONGEST_NAME:
+        reason = f"is longer than {LONGEST_NAME} bytes"
+    else:
+        return
+    raise OptionError(f"--{flag} {shorten(name) or repr(name)}: {reason}; give a plain name")
+
+
+def shorten(text: str, most: int = 100) -> str:
+    """A given text as a message shows it: on one line, and cut where it is long."""
+    line = printable(text)
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 def describe_range(spec: Spec) -> str:
     """`at least 1`, `between 0 and 1`, or nothing for an option without bounds."""
-    if spec.low is not None and spec.high is not None:
-        return f"between {spec.low:g} and {spec.high:g}"
-    if spec.low is not None:
-        return f"at least {spec.low:g}"
-    return f"at most {spec.high:g}" if spec.high is not None else ""
+    low, high = (f"{bound:.12g}" if bound is not None else "" for bound in (spec.low, spec.high))
+    if low and high:
+        return f"between {low} and {high}"
+    return f"at least {low}" if low else f"at most {high}" if high else ""
 
 
 def show(value: Any) -> str:
@@ -126,6 +166,8 @@ def convert(name: str, kind: Any, spec: Spec, value: Any) -> Any:
     if value is None:  # a YAML key without a value
         raise OptionError(f"--{name}: has no value; expected {type_name(kind)}")
     text = show(value).strip()
+    if not text and kind in (bool, int, float, Size):
+        raise OptionError(f"--{name}: has no value; expected {type_name(kind)}")
     try:
         if kind == Size:
             numbers = [int(part) for part in text.replace(" ", ",").split(",") if part]
@@ -137,7 +179,7 @@ def convert(name: str, kind: Any, spec: Spec, value: Any) -> Any:
             return tuple(parse(part) for part in text.replace(" ", ",").split(",") if part)
         return _scalar(kind, text, spec)
     except ValueError:
-        raise OptionError(f"--{name} {text}: expected {type_name(kind)}") from None
+        raise OptionError(f"--{name} {shorten(text)}: expected {type_name(kind)}") from None
 
 
 def _scalar(kind: Any, text: str, spec: Spec) -> Any:

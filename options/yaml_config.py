@@ -2,40 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from options.schema import Group, OptionError, fields_of
+from util.errors import printable
+
+_MOST_BYTES = 2**16  # five times the options of a run; YAML takes time that grows with the square of its nesting
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Option name -> value of a flat YAML file.
 
     Raises:
-        OptionError: the file is missing, is no YAML, or is no flat mapping.
+        OptionError: the file is missing, is no YAML, is no flat mapping, or is far too long.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise OptionError(f"{path}: is no file of options: these have at most {_MOST_BYTES} bytes")
+        content = yaml.load(text.decode("utf-8-sig"), Loader=_UniqueKeys)
     except OSError as error:
         raise OptionError(f"{path}: cannot be read as a YAML file of options: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or any(isinstance(value, dict) for value in content.values()):
+    except RecursionError as error:
+        raise OptionError(f"{path}: is no file of options: it is nested too deeply") from error
+    except OptionError:
+        raise
+    # No UTF-8, a number of thousands of digits, a 31st of June, a tag that does not suit its value.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise OptionError(f"{path}: is no valid YAML: {printable(' '.join(str(error).split()))[:500]}") from error
+    if not isinstance(content, dict) or any(not _is_flat(item) for pair in content.items() for item in pair):
         raise OptionError(f"{path}: must hold lines of the form `option: value`, without sections")
     return {str(key): value for key, value in content.items()}
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether it is one value or a list of such; aliases in lists of lists can be a text of any length."""
+    parts = value if isinstance(value, list) else [value]
+    return not any(isinstance(part, dict | list | tuple | set) for part in parts)
+
+
+def check_whole(path: Path, options: Mapping[str, Any], groups: Sequence[type[Group]]) -> None:
+    """Raise where the end of a file that dump_yaml wrote is missing: defaults would silently take its place.
+
+    A file written by hand may leave out what it likes.
+
+    Args:
+        options: what read_yaml has read from it.
+        groups: those of the run, in the order of the file.
+
+    Raises:
+        OptionError: none of a group's options is there.
+    """
+    first = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
+    written = first == _title(groups[0])
+    for group in groups:
+        names = fields_of(group)
+        if written and names and not any(name in options for name in names):
+            raise OptionError(f"{path}: is damaged or truncated: it lacks {next(iter(names))}; restore it from a copy")
 
 
 def dump_yaml(groups: Sequence[Group]) -> str:
     """The groups as a YAML text that read_yaml reads back to equal values."""
     parts = []
     for group in groups:
-        title = (type(group).__doc__ or "").strip().splitlines()[0]
         lines = [f"{name}: {_inline(getattr(group, name))}" for name in fields_of(type(group))]
-        parts.append("\n".join([f"# {title}", *lines, ""]))
+        parts.append("\n".join([_title(type(group)), *lines, ""]))
     return "\n".join(parts)
+
+
+def _title(group: type[Group]) -> str:
+    return f"# {(group.__doc__ or '').strip().splitlines()[0]}"
 
 
 def _inline(value: Any) -> str:

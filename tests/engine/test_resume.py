@@ -30,7 +30,8 @@ CUTCAM = (
     *("--model", "cutcam", "--num_classes", 4, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
     *("--cls_start_epoch", 0, "--cam_start_epoch", 0, "--monitor_freq", 4),
 )
-# Three steps an epoch (5 images in batches of 2), three epochs, pictures of every kind of randomness.
+CLASSIFIER = ("--model", "classifier", "--monitor_freq", 4)
+# Three steps an epoch (5 images in batches of 2; where 4 are held out, 9), three epochs, pictures of every kind of randomness.
 RUN = ("--batch_size", 2, "--n_epochs", 2, "--n_epochs_decay", 1)
 CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, steps before the stop
     "cut in mid-epoch": (("--model", "cut"), True, 4),
@@ -57,6 +58,8 @@ CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, s
         3,
     ),
     "cutcam, k-means, bf16, workers": ((*CUTCAM, "--amp", "bf16", "--num_threads", 2), False, 4),
+    "classifier, held-out images, mid-epoch": ((*CLASSIFIER, "--val_share", 0.4), True, 4),
+    "classifier, plateau, epoch's end": ((*CLASSIFIER, "--lr_policy", "plateau", "--val_share", 0), True, 3),
     "cutcam, warm-up and flips": (
         (
             *("--model", "cutcam", "--num_classes", 4, "--CUT_mode", "FastCUT", "--n_epochs", 2),
@@ -135,7 +138,7 @@ def test_stopped_and_continued_equals_unbroken(
     train_run: Trained, data: DataMaker, order: Order, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     flags, labelled, stop = CASES[case]
-    images = data() if labelled else data(labelled=())
+    images = data(count=(9, 4)) if "held-out" in case else data() if labelled else data(labelled=())
     whole = train_run("whole", images, *RUN, *flags)
     unbroken = list(order)
     assert len(unbroken) == 9
@@ -148,7 +151,8 @@ def test_stopped_and_continued_equals_unbroken(
     train_run("broken", images, *RUN, *flags, "--continue_train")
     assert order == unbroken
     assert_same_run(whole, broken)
-    assert len(logged(whole)) == 9
+    assert len([line for line in logged(whole) if "lr" in line]) == 9
+    assert len([line for line in logged(whole) if "val_acc" in line]) == (3 if "held-out" in case else 0)
 
 
 class PowerCutError(Exception):

@@ -59,9 +59,9 @@ def test_checkpoints_come_when_asked(train_run: Trained, data: DataMaker, monkey
     saves: list[int] = []
     save = Trainer.save
 
-    def watching(self: Trainer, label: str) -> None:
+    def watching(self: Trainer, label: str, must: bool = False) -> None:
         saves.append(self.position.step)
-        save(self, label)
+        save(self, label, must)
 
     monkeypatch.setattr(Trainer, "save", watching)
     flags = ("--batch_size", 2, "--save_latest_freq", 5, "--save_by_iter", "--save_epoch_freq", 2)
@@ -215,8 +215,8 @@ def test_the_learning_rate_falls_and_the_scale_changes_in_the_same_epoch(
     wholes: list[torch.Tensor] = []
     from_options = UnalignedDataset.from_options.__func__  # type: ignore[attr-defined]
 
-    def remembering(cls: Any, run: Any, size_multiple: int = 4) -> Any:
-        dataset = from_options(cls, run, size_multiple)
+    def remembering(cls: Any, run: Any, size_multiple: int = 4, kept: Any = None) -> Any:
+        dataset = from_options(cls, run, size_multiple, kept)
         wholes.extend(dataset.whole_source(n).A for n in range(5))
         return dataset
 

@@ -219,6 +219,41 @@ def test_probing_leaves_the_server_alone_in_between() -> None:
 
 
 @needs_visdom
+def test_a_slow_server_gets_the_newest_and_holds_nobody_up() -> None:
+    class Slow(FakeBoard):
+        def line(self, Y: np.ndarray, X: np.ndarray, win: str, opts: dict[str, Any]) -> None:
+            time.sleep(0.2)
+            super().line(Y, X, win, opts)
+
+    board, said = Slow(), list[str]()
+    sink = quick(board, said)
+    worst = 0.0
+    for step in range(60):
+        start = time.monotonic()
+        sink.scalars(at(step), {"NCE": 1.0})
+        worst = max(worst, time.monotonic() - start)
+        time.sleep(0.01)
+    sink.close()
+    assert worst < 0.15, "shorter than one of the server's answers"
+    assert len(board.lines) < 10, "many steps in one drawing"
+    assert board.last("1_contrastive")[0] == list(range(60))
+    assert said == [f"visdom: drawing at {sink.url}"]
+
+
+@needs_visdom
+def test_nothing_runs_before_the_first_news() -> None:
+    """Loading processes are forked in between; a fork during the import of visdom could leave them waiting."""
+    threads, board = threading.active_count(), FakeBoard()
+    sink = quick(board, [], history=[{**vars(at(10)), "NCE": 1.0}])
+    assert threading.active_count() == threads
+    sink.scalars(at(20), {"NCE": 2.0})
+    sink.close()
+    assert board.last("1_contrastive")[0] == [10, 20]
+    unused = quick(board, [], history=[{**vars(at(10)), "NCE": 1.0}])
+    unused.close()
+
+
+@needs_visdom
 def test_whatever_the_client_raises_stays_in_the_worker() -> None:
     class Broken(FakeBoard):
         def line(self, Y: np.ndarray, X: np.ndarray, win: str, opts: dict[str, Any]) -> None:

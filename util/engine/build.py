@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from data.sampler import GlobalBatchSampler
@@ -99,23 +100,12 @@ def trainer_from(
         pin_memory=model.device.type == "cuda",
     )
     optimizers = optimizers_from(run, model)
-    schedulers = {
-        name: make_scheduler(
-            optimizer,
-            schedule.lr_policy,
-            schedule.n_epochs,
-            schedule.n_epochs_decay,
-            first_epoch,
-            schedule.lr_decay_iters,
-        )
-        for name, optimizer in optimizers.items()
-    }
     return Trainer(
         model,
         loader,
         sampler,
         optimizers,
-        schedulers,
+        schedulers_from(run, optimizers, first_epoch),
         Precision(run.optim.amp, model.device),
         outputs_from(run, model, dataset, resume_step),
         frequencies_from(run),
@@ -132,6 +122,17 @@ def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
     make: Any = SGD if opt.optimizer == "sgd" else partial(Adam, betas=(opt.beta1, opt.beta2))
     trained = {name: list(net.parameters()) for name, net in model.nets.items()}
     return {name: make(parameters, lr=opt.lr) for name, parameters in trained.items() if parameters}
+
+
+def schedulers_from(run: RunOptions, optimizers: Mapping[str, Optimizer], first_epoch: int) -> dict[str, LRScheduler]:
+    """The learning rate's schedule of each optimiser, from the epoch of that number on."""
+    opt = run.schedule
+    return {
+        name: make_scheduler(
+            optimizer, opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, first_epoch, opt.lr_decay_iters
+        )
+        for name, optimizer in optimizers.items()
+    }
 
 
 def frequencies_from(run: RunOptions) -> Frequencies:

@@ -2,33 +2,81 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from util.checkpoint import STATE_FILE, CheckpointError, load_state
-from util.files import write_atomic
+from util.engine.trainer import Position
+from util.errors import printable
+from util.files import check_writable, inside, write_atomic
 
 ENVIRONMENT_FILE = "environment.txt"
+# What a state must hold for a run to go on, and of which kind.
+OUTLINE: Mapping[str, type] = {
+    "nets": dict,
+    "optimizers": dict,
+    "schedulers": dict,
+    "scaler": dict,
+    "model": dict,
+    "position": dict,
+    "loss_sum": float,
+    "nonfinite": dict,
+    "steps_per_epoch": int,
+    "first_epoch": int,
+}
 
 
 def state_to_continue(folder: Path, continue_train: bool) -> dict[str, Any] | None:
     """The state to continue from, or None for a new run.
 
     Raises:
+        UserError: nothing can be written there, or a link in the folder leads out of it.
         CheckpointError: the folder already holds a run that was not asked to continue, or the state is unusable.
     """
     path = folder / STATE_FILE
+    check_writable(folder, "--checkpoints_dir")
+    _check_links(folder)
     if continue_train:
         if not path.is_file():
             raise CheckpointError(f"--continue_train: {path} does not exist; start the run without the flag")
-        return load_state(path)
+        state = load_state(path)
+        _check_outline(path, state)
+        return state
     if path.is_file():
         raise CheckpointError(
             f"{folder} already holds a run: add --continue_train to continue it, choose another --name, "
             "or delete the folder"
         )
     return None
+
+
+def _check_links(folder: Path) -> None:
+    """Raise where a link in the folder leads out of it: logs and pictures would be written through it."""
+    for place, folders, names in os.walk(folder):
+        for link in (Path(place, name) for name in (*folders, *names)):
+            if link.is_symlink() and not inside(link, folder):
+                raise CheckpointError(
+                    f"{printable(link)}: is a link that leads out of the run's folder; put a copy in its place"
+                )
+
+
+def _check_outline(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise where a state lacks what the trainer reads: another version wrote it, or another program."""
+    wrong = [key for key, kind in OUTLINE.items() if not isinstance(state.get(key), kind)]
+    if not wrong:
+        position = state["position"]
+        names = {field.name for field in fields(Position)}
+        if set(position) != names or not all(isinstance(value, int) and value >= 0 for value in position.values()):
+            wrong = ["position"]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {wrong[0]!r} is missing or is not what this version writes; continue with the version that "
+            "wrote it, or begin a new run with --pretrained_name"
+        )
 
 
 def describe_run(folder: Path, options_yaml: str, options_file: str) -> None:

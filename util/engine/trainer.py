@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,15 +17,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from util import checkpoint, ranks
+from util.engine.bad_images import BadImages
+from util.engine.disk import Disk
 from util.engine.faults import NonFiniteLossError, NonFinitePolicy, check_weights
 from util.engine.schedule import end_epoch, load_scheduler
 from util.engine.signals import StopRequest
 from util.engine.step import Precision, StepResult, train_step
+from util.files import remove_leftovers, write_atomic
 from util.seeding import StepInfo
-from util.visual.base import Moment, Sinks
+from util.visual.base import Moment, Sinks, say
 
 if TYPE_CHECKING:
-    from data.base import Batch
+    from data.base import Batch, Dataset
     from data.sampler import GlobalBatchSampler
     from models.base import Model
     from util.visual.panel import PanelWriter
@@ -100,7 +104,9 @@ class Trainer:
         self.first_epoch, self.last_epoch = epochs
         self.max_iters, self.seed = max_iters, seed
         self.nonfinite = NonFinitePolicy(skip_nonfinite, outputs.folder)
+        self.bad_images = BadImages(loader.dataset, outputs.folder)
         self.position = Position(epoch=self.first_epoch)
+        self.disk = Disk(say)
         self._panel_at = (-1, -1)  # epoch and step of the newest panel
         self._loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
 
@@ -110,15 +116,23 @@ class Trainer:
         """Train to the end; True if it was reached, False if `stop` asked to leave earlier (state is saved)."""
         stop = stop or StopRequest()
         self.model.train()
+        if ranks.is_first():
+            remove_leftovers(self.outputs.folder)
         if self.position.step == 0:
-            self.save("latest")  # from here on the folder is this run's, and a kill in the first step loses nothing
+            # From here on the folder is this run's, and a kill in the first step loses nothing.
+            self.save("latest", must=True)
+        self.disk.saved = self.position.step
+        with self.disk.sparing():
+            self.bad_images.write()
         with self._bar() as bar:
             while self.position.epoch <= self.last_epoch and not self._done():
                 if not self._run_epoch(bar, stop):
-                    self.save("latest")
+                    self.save("latest", must=True)
                     return False
-        self.save("latest")
         inside = self.position.step_in_epoch > 0  # max_iters ended the run inside an epoch
+        if inside:
+            self._validate(self._moment(0.0, 0.0))
+        self.save("latest", must=True)
         self._write_panel(self.position.epoch if inside else self.position.epoch - 1)
         return True
 
@@ -132,6 +146,7 @@ class Trainer:
             self._tell()
         self.sampler.set_epoch(epoch, first_step)
         for batch, waited in self._batches():
+            self.bad_images.note(batch)
             self._run_step(batch, waited)
             bar.update()
             if self._done():
@@ -170,13 +185,14 @@ class Trainer:
 
     def _after_step(self, before: Position, result: StepResult | None, seconds: float, waited: float) -> None:
         seen, now, freq = before.total_iters, self.position.total_iters, self.frequencies
+        self._say_bad_images()
         self._tell()
         if result is not None:
             self._show(self._moment(seconds, waited), seen, now, result)
         if _crossed(seen, now, freq.save_latest):
-            self.save("latest")
             if freq.save_by_iter:
-                self.export(f"iter_{now}")
+                self.export(f"iter_{now}")  # before the state: a kill between them makes both again
+            self.save("latest")
 
     def _show(self, moment: Moment, seen: int, now: int, result: StepResult) -> None:
         freq = self.frequencies
@@ -188,7 +204,7 @@ class Trainer:
                     sinks.images(moment, self.model.visuals(result.state))
 
     def _end_epoch(self, seconds: float) -> None:
-        done = self.position
+        done, moment = self.position, self._moment(0.0, 0.0)
         mean = torch.tensor(self._loss_sum / max(1, done.step_in_epoch), dtype=torch.float64)
         loss = float(ranks.mean_over_ranks(mean.to(self.model.device, torch.float32)))
         for scheduler in self.schedulers.values():
@@ -197,12 +213,26 @@ class Trainer:
         self.position = replace(done, epoch=done.epoch + 1, step_in_epoch=0)
         rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self._say(f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}")
+        self._validate(moment)
         number = done.epoch - self.first_epoch + 1
-        if _crossed(number - 1, number, self.frequencies.save_epochs):
-            self.save("latest")
-            self.export(str(done.epoch))
+        # The state comes last: a kill before it makes all of this again.
         if _crossed(number - 1, number, self.frequencies.panel_epochs) or number == 1:
             self._write_panel(done.epoch)
+        if _crossed(number - 1, number, self.frequencies.save_epochs):
+            self.export(str(done.epoch))
+            self.save("latest")
+
+    def _validate(self, moment: Moment) -> None:
+        """Log how the model does on held-out images, where the data set has any."""
+        held_out: Dataset | None = self.loader.dataset.validation  # type: ignore[attr-defined]
+        if held_out is None:
+            return
+        with torch.no_grad(), self.model.evaluating():
+            values = self.model.validate(self._info(), self._read_held_out(held_out))
+        self._tell()
+        if values:
+            self.outputs.sinks.scalars(moment, values)
+            self.outputs.pages.scalars(moment, values)
 
     def close(self) -> None:
         """Let every sink write what it still holds."""
@@ -218,6 +248,8 @@ class Trainer:
         scalars = dict(zip(values, together.tolist(), strict=True))
         if self.nonfinite.skipped:
             scalars["skipped_steps"] = float(self.nonfinite.skipped)
+        if self.bad_images.found:
+            scalars["bad_images"] = float(len(self.bad_images.found))
         scalars["lr"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self.outputs.sinks.scalars(moment, scalars)
         self.outputs.pages.scalars(moment, scalars)
@@ -228,8 +260,15 @@ class Trainer:
             return
         self._panel_at = at
         self.model.train(False)
-        self.outputs.panel.write(epoch, self.model.panel)
+        with self.disk.sparing():
+            self.outputs.panel.write(epoch, self.model.panel)
         self.model.train()
+
+    def _say_bad_images(self) -> None:
+        if new := self.bad_images.news():
+            with self.disk.sparing():
+                self.bad_images.write()
+            self.model.messages += [f"WARNING: {line}; the next image takes its place" for line in new]
 
     def _moment(self, seconds: float, waited: float) -> Moment:
         at = self.position
@@ -240,14 +279,14 @@ class Trainer:
         """Pass on what the model has to say; --quiet does not silence a warning."""
         for message in self.model.messages:
             if message.startswith("WARNING") and ranks.is_first():
-                tqdm.write(message, file=sys.stderr)
+                say(message)
             else:
                 self._say(message)
         self.model.messages.clear()
 
     def _say(self, text: str) -> None:
         if ranks.is_first() and not self.outputs.quiet:
-            tqdm.write(text)
+            say(text, sys.stdout)
 
     def _bar(self) -> tqdm[Any]:
         hidden = True if self.outputs.quiet or not ranks.is_first() else None  # None: only on a terminal
@@ -275,7 +314,14 @@ class Trainer:
         dataset, collate = self.loader.dataset, self.loader.collate_fn
         files = range(ranks.rank(), len(dataset.source_files), ranks.world_size())  # type: ignore[attr-defined]
         for file in files:
-            yield collate([dataset.whole_source(file)])  # type: ignore[attr-defined]
+            batch: Batch = collate([dataset.whole_source(file)])  # type: ignore[attr-defined]
+            self.bad_images.note(batch)
+            yield batch
+
+    def _read_held_out(self, dataset: Dataset) -> Iterator[Batch]:
+        for batch in dataset.whole_batches(self.sampler.batch_size, ranks.rank(), ranks.world_size()):
+            self.bad_images.note(batch)
+            yield batch.to(self.model.device)
 
     def _total_steps(self) -> int:
         steps = (self.last_epoch - self.first_epoch + 1) * len(self.sampler)
@@ -307,6 +353,8 @@ class Trainer:
             "position": asdict(self.position),
             "loss_sum": self._loss_sum,
             "nonfinite": self.nonfinite.state(),
+            "bad_images": self.bad_images.state(),
+            "files": self.loader.dataset.file_names,  # type: ignore[attr-defined]
             "world_size": ranks.world_size(),
             "steps_per_epoch": len(self.sampler),
             "first_epoch": self.first_epoch,
@@ -323,6 +371,7 @@ class Trainer:
                 f"the checkpoint stands inside an epoch of {state['steps_per_epoch']} steps, and an epoch now has "
                 f"{len(self.sampler)}; continue with the same data, --batch_size and number of processes"
             )
+        self._check_files(state)
         try:
             for name, net in self.model.nets.items():
                 net.load_state_dict(state["nets"][name])
@@ -340,23 +389,55 @@ class Trainer:
         self.position = Position(**state["position"])
         self._loss_sum = float(state["loss_sum"])
         self.nonfinite.load(state["nonfinite"])
+        self.bad_images.load(state)
 
-    def save(self, label: str) -> None:
-        """Write the state to continue from, then the plain weights under `label` beside it."""
+    def _check_files(self, state: Mapping[str, Any]) -> None:
+        """Which file a sample is follows from the list of files: inside an epoch it must be the same."""
+        dataset: Any = self.loader.dataset
+        if not (changes := dataset.changes_since(state.get("files", dataset.file_names))):
+            return
+        if state["position"]["step_in_epoch"]:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint stands inside an epoch and the files have changed since ({changes}); "
+                "continue with the same files"
+            )
+        self.model.messages.append(f"the files have changed since the run was left: {changes}")
+
+    def save(self, label: str, must: bool = False) -> None:
+        """Write the state to continue from, then the plain weights under `label` beside it.
+
+        Where the disk takes no more, the files before stand, a warning says so, and the next save tries again.
+
+        Args:
+            must: there is no next save: raise instead.
+
+        Raises:
+            CheckpointError: `must`, and something could not be written.
+            NonFiniteLossError: a weight is not finite.
+        """
         if ranks.world_size() > 1:  # every rank will continue from the first one's state
             loss = torch.tensor(self._loss_sum, dtype=torch.float64, device=self.model.device)
             self._loss_sum = float(ranks.mean_over_ranks(loss))
         check_weights(self.model.nets)
-        if ranks.is_first():
-            checkpoint.save_state(self.outputs.folder / checkpoint.STATE_FILE, self.state())
-        self.export(label)
+        with self.disk.sparing(must, again=True):
+            if ranks.is_first():
+                checkpoint.save_state(self.outputs.folder / checkpoint.STATE_FILE, self.state())
+                self.disk.saved = self.position.step
+                self._write_weights(label)
+        ranks.barrier()
 
     def export(self, label: str) -> None:
-        """Write `<label>_net_<name>.pth` for every network, with CUT's keys."""
-        if ranks.is_first():
-            for name, net in self.model.nets.items():
-                checkpoint.export_weights(self.outputs.folder / f"{label}_net_{name}.pth", net)
+        """Write `<label>_net_<name>.pth` for every network, with CUT's keys; a full disk is warned about."""
+        with self.disk.sparing():
+            if ranks.is_first():
+                self._write_weights(label)
         ranks.barrier()
+
+    def _write_weights(self, label: str) -> None:
+        for name, net in self.model.nets.items():
+            checkpoint.export_weights(self.outputs.folder / f"{label}_net_{name}.pth", net)
+        if facts := self.model.facts():
+            write_atomic(self.outputs.folder / f"{label}_facts.json", json.dumps(facts, indent=1).encode())
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

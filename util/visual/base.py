@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-import warnings
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,35 @@ class Sink(Protocol):
         """Write what is still held back; called once, at the end."""
 
 
-def warn(message: str) -> None:
-    """Report a fault of a sink as one Python warning."""
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
+def say(message: str, stream: TextIO | None = None) -> None:
+    """Print one line above any progress bar; a terminal that is gone, or a full disk under it, is no reason to fail.
+
+    Args:
+        stream: the error stream if not given.
+    """
+    with contextlib.suppress(OSError):
+        tqdm.write(message, file=stream or sys.stderr)
 
 
 class Sinks:
-    """Hand everything to several sinks; one that raises is reported once, by name, and switched off.
+    """Hand everything to several sinks; one that raises is reported once, by name.
 
-    Losing a display must not cost a training run, so no exception of a sink leaves this class.
+    Losing a display must not cost a training run, so no exception of a sink leaves this class. A sink that raises an
+    OSError, as on a full disk, is tried again the next time; any other error switches it off.
 
     Args:
         sinks: where to send; the order is kept.
-        report: receives the one message about a sink that failed (default: a `RuntimeWarning`).
+        report: receives the one message about a sink that failed.
     """
 
-    def __init__(self, sinks: Iterable[Sink], report: Callable[[str], None] = warn) -> None:
+    def __init__(self, sinks: Iterable[Sink], report: Callable[[str], None] = say) -> None:
         self._sinks = list(sinks)
         self._report = report
+        self._reported: set[int] = set()  # the sinks that have raised an OSError
 
     @property
     def active(self) -> Sequence[Sink]:
-        """The sinks that have not failed."""
+        """The sinks that are not switched off."""
         return tuple(self._sinks)
 
     def scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
@@ -86,14 +94,19 @@ class Sinks:
 
     def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
+            name = type(sink).__name__
             try:
                 act(sink)
+            except OSError as error:
+                if id(sink) not in self._reported:
+                    self._reported.add(id(sink))
+                    self._report(f"WARNING: {name} failed and will be tried again, training goes on ({_reason(error)})")
             except Exception as error:
                 self._sinks.remove(sink)
                 with contextlib.suppress(Exception):
                     sink.close()
-                name = type(sink).__name__
-                self._report(f"{name} failed and is switched off, training goes on ({type(error).__name__}: {error}).")
+                what = f"{type(error).__name__}: {error}"
+                self._report(f"WARNING: {name} failed and is switched off, training goes on ({what})")
 
     def __enter__(self) -> Sinks:
         return self
@@ -102,6 +115,12 @@ class Sinks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong and with which file, without the number."""
+    named = error.filename and error.strerror
+    return f"{error.filename}: {error.strerror}" if named else f"{type(error).__name__}: {error}"
 
 
 # A phase's total ("D", "G") is drawn with the adversarial losses; a gradient norm as "grad_GAN" is a monitor.

@@ -81,7 +81,7 @@ class CamTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(self._rows)
-        write_atomic(path, text.getvalue().encode())
+        write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
 
     def _name(self, class_id: int) -> str:
         return self._names.get(class_id, str(class_id))

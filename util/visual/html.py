@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def _picture(label: str, file: Path, source: str) -> _Picture:
     except OSError:  # absent, or a format that a browser may know all the same
         width, height = LOWEST, LOWEST
     shown = min(max(height, LOWEST), HIGHEST)
-    return _Picture(label, quote(source), round(width * shown / height), shown)
+    return _Picture(label, quote(os.fsencode(source)), round(width * shown / height), shown)
 
 
 @dataclass(frozen=True)

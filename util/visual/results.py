@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -9,28 +13,43 @@ import numpy as np
 from torch import Tensor
 
 from data.images import DomainFormat, encode, unit_to_uint8
-from util.files import write_atomic
+from util.errors import UserError, printable
+from util.files import check_writable, inside, write_atomic
 from util.visual.files import png_bytes
 from util.visual.html import Row, write_results_page
 
 Stored = tuple[Tensor, DomainFormat]  # (C, H, W) in [0, 1], and the format it is written in
 PREVIEWS = "page"
+LONGEST_FILE = 255  # bytes of a file's name, on the usual file systems
+LONGEST_KIND = 24  # bytes set aside for the kind of a picture
+
+
+class ResultsError(UserError, ValueError):
+    """A place that results may not be written to; the message names it."""
 
 
 class Results:
-    """Collects the pictures of each input and writes them at their own depth.
+    """Collects the pictures of each input and writes them at their own depth, inside one folder.
 
     Args:
-        folder: where everything goes.
+        folder: where everything goes; it may be a link itself, but no link in it may lead out of it.
         pattern: path of a picture below it, without suffix, from `{kind}` and `{stem}` (the input's path below its
             folder, without suffix).
+
+    Raises:
+        UserError: nothing can be written there.
     """
 
     def __init__(self, folder: Path, pattern: str) -> None:
+        check_writable(folder, "--results_dir")
         self.folder, self._pattern = folder, pattern
         self._rows: list[Row] = []
         self._stems: dict[Path, str] = {}
         self._taken: set[str] = set()
+        self._shortened = 0
+        self._inside: set[Path] = set()  # folders that are known to lie in the results folder
+        fixed = PurePosixPath(pattern).name.format(kind="k" * LONGEST_KIND, stem="")
+        self._longest_stem = LONGEST_FILE - len(f"{fixed}.png")
 
     def add(self, file: Path, pictures: Mapping[str, Stored | np.ndarray], caption: str = "") -> None:
         """Write one input's pictures.
@@ -39,17 +58,30 @@ class Results:
             file: the input, relative to its folder.
             pictures: by kind: pixels to store with their format, or an (H, W, 3) uint8 drawing.
             caption: heading of the row on the page; the file's name without one.
+
+        Raises:
+            ResultsError: the file, or a link in the results folder, leads out of that folder.
         """
         stem = self.stem_of(file)
         cells = []
         for kind, picture in pictures.items():
-            target = self.path(kind, stem)
+            target = self._checked(self.path(kind, stem))
             if isinstance(picture, np.ndarray):
                 write_atomic(target, png_bytes(picture))
             else:
                 target = self._store(target, kind, stem, picture)
             cells.append((kind, target.relative_to(self.folder).as_posix()))
         self._rows.append(Row(caption or file.as_posix(), cells))
+
+    def add_array(self, file: Path, kind: str, values: np.ndarray) -> None:
+        """Write an input's values as they are, as `.npy`; the page does not show them.
+
+        Raises:
+            ResultsError: as for `add`.
+        """
+        content = io.BytesIO()
+        np.save(content, values)
+        write_atomic(self._checked(self.path(kind, self.stem_of(file), ".npy")), content.getvalue())
 
     def path(self, kind: str, stem: str, suffix: str = ".png") -> Path:
         """Where a picture of that kind is written."""
@@ -61,25 +93,34 @@ class Results:
         return self.folder / PREVIEWS / kind / f"{stem}.png" if deep else self.path(kind, stem)
 
     def stem_of(self, file: Path) -> str:
-        """The input's path without suffix; with it where an earlier input has taken that stem.
+        """The input's path without suffix; with it where an earlier input has taken that stem, and cut where too long.
+
+        Two stems also count as one where they differ in case only, or in how accents are encoded: some systems make
+        one file of them.
 
         Raises:
-            ValueError: the path leads out of the results folder.
+            ResultsError: the path leads out of the results folder.
         """
-        pure = PurePosixPath(file.as_posix())
+        # A name in another encoding than the system's has no text; a page and a table are text.
+        pure = PurePosixPath(os.fsencode(file.as_posix()).decode(errors="replace"))
         if pure.is_absolute() or ".." in pure.parts:
-            raise ValueError(f"{file}: a result may not be written outside {self.folder}")
+            raise ResultsError(f"{printable(file)}: a result may not be written outside {self.folder}")
         if file not in self._stems:
-            stem = pure.with_suffix("").as_posix()
-            while stem in self._taken:
-                stem += f"_{pure.suffix.lstrip('.')}"
-            self._taken.add(stem)
+            name, stem = pure.with_suffix("").as_posix(), self._short(pure.with_suffix(""))
+            self._shortened += stem != name
+            while _alike(stem) in self._taken:
+                name += f"_{pure.suffix.lstrip('.')}"
+                stem = self._short(PurePosixPath(name))
+            self._taken.add(_alike(stem))
             self._stems[file] = stem
         return self._stems[file]
 
     def write_page(self, title: str, text: str = "", facts: Mapping[str, str] | None = None) -> Path:
         """Write `index.html` over everything that was added; returns its path."""
         path = self.folder / "index.html"
+        if self._shortened:
+            long = f"{self._shortened} names are too long for files made from them: they are cut and end in a checksum."
+            text = f"{text}\n\n{long}" if text else long
         write_results_page(path, title, self._rows, text, facts=facts)
         return path
 
@@ -90,6 +131,36 @@ class Results:
         if fmt.depth != "uint16":
             return written
         # Browsers show 16-bit counts over the whole range of the type, where an infrared image is almost black.
-        preview = self.shown(kind, stem, fmt)
+        preview = self._checked(self.shown(kind, stem, fmt))
         write_atomic(preview, png_bytes(unit_to_uint8(pixels)))
         return preview
+
+    def _short(self, stem: PurePosixPath) -> str:
+        """The stem with a last part that leaves room for kind and suffix: cut, and told apart by a checksum."""
+        whole = os.fsencode(stem.name)
+        if len(whole) <= self._longest_stem:
+            return stem.as_posix()
+        checksum = hashlib.sha256(whole).hexdigest()[:8]
+        kept = whole[: self._longest_stem - len(checksum) - 1].decode(errors="ignore")
+        return stem.with_name(f"{kept}-{checksum}").as_posix()
+
+    def _checked(self, target: Path) -> Path:
+        """The path as it is, its folder being one inside the results folder, wherever links lead.
+
+        Raises:
+            ResultsError: it is not.
+        """
+        place = target.parent
+        if place not in self._inside:
+            if not inside(place, self.folder):
+                raise ResultsError(
+                    f"{printable(place)}: leads out of the results folder by a link; remove it, or give another "
+                    "--results_dir"
+                )
+            self._inside.add(place)
+        return target
+
+
+def _alike(stem: str) -> str:
+    """One text for all stems that some file systems take for one."""
+    return unicodedata.normalize("NFC", stem).casefold()

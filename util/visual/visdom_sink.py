@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import logging
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,8 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlparse
 
 import numpy as np
-from tqdm import tqdm
 
-from util.visual.base import Moment, grouped
+from util.visual.base import Moment, grouped, say
 from util.visual.files import as_rgb
 from util.visual.grid import captioned_grid
 from util.visual.jsonl import values_of
@@ -65,11 +63,6 @@ def connect(server: str, port: int, env: str, seconds: float) -> Board:
     # The incoming socket would be one more thread that waits for the server.
     make: Callable[..., Board] = Client
     return make(server=server, port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
-
-
-def say(message: str) -> None:
-    """Print one line to the error stream, above any progress bar."""
-    tqdm.write(message, file=sys.stderr)
 
 
 class Curve:
@@ -179,7 +172,7 @@ class VisdomSink:
         if self._worker is not None:
             with self._news:
                 self._add(moment.step, values)
-                self._news.notify()
+                self._wake()
 
     def images(self, moment: Moment, pictures: Mapping[str, np.ndarray]) -> None:
         """Note the pictures, in place of any that still wait to be drawn; returns at once."""
@@ -190,16 +183,15 @@ class VisdomSink:
                 self._pictures = copies
                 self._caption = f"epoch {moment.epoch}, step {moment.step:,}"
                 self._stale.add("pictures")
-                self._news.notify()
+                self._wake()
 
     def close(self) -> None:
         """Let a server that answers draw what is new, then stop; an absent one is not waited for."""
-        if self._worker is None:
-            return
-        with self._news:
-            self._ending = True
-            self._news.notify()
-        self._worker.join(0 if self._away else self._patience)
+        if self._worker is not None and self._worker.is_alive():
+            with self._news:
+                self._ending = True
+                self._news.notify()
+            self._worker.join(0 if self._away else self._patience)
         self._worker = None
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
@@ -214,7 +206,14 @@ class VisdomSink:
             return
         # A daemon: a server that hangs must not keep a finished run from ending.
         self._worker = threading.Thread(target=self._work, name="visdom", daemon=True)
-        self._worker.start()
+
+    def _wake(self) -> None:
+        """Called with the lock held. The first news come after the loading processes have been forked from this one,
+        which must not happen while a thread imports visdom: they could wait for its import for ever.
+        """
+        if self._worker is not None and self._worker.ident is None:
+            self._worker.start()
+        self._news.notify()
 
     # What follows runs in the worker thread.
 

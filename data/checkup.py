@@ -1,0 +1,283 @@
+"""The files of a folder and whether they can be used: every header is read before a run starts.
+
+What only the pixels show (a body cut short, NaN) is met later, when the file is read; see `data.domain.Domain`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.base import DataError
+from data.decoders import EXTENSIONS, ImageError, describe
+from util.errors import printable
+
+SHOWN = 10  # bad files named on the console; all are in bad_images.txt
+_AHEAD = 8  # threads that touch files before they are read, for disks across a network
+_PATIENCE = 2.0  # seconds without a progress bar
+_REMEDY = "repair or remove them, or leave them out with --on_bad_image skip"
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A file that cannot be used."""
+
+    path: Path
+    reason: str
+
+    def line(self, folder: Path) -> str:
+        """`trainA/sub/x.png: it is empty (0 bytes)`, for a file below the domain's folder."""
+        return f"{printable(self.path.relative_to(folder.parent).as_posix())}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What a look at a folder has found.
+
+    Attributes:
+        files: those to read, in order.
+        numbers: the place of each among all files of the folder, bad ones counted.
+        bad: what cannot be used, among the files `examined`.
+        depth: "uint8", "uint16" or "float32" of `files`; empty where there are none.
+        other_depth: the one depth that all files have where it is not the one asked for; else empty.
+        new, bad_others: how many good files, and which bad ones, are not on the list of a run that goes on.
+    """
+
+    folder: Path
+    files: list[Path]
+    numbers: list[int]
+    bad: list[BadImage]
+    examined: int
+    depth: str = ""
+    other_depth: str = ""
+    new: int = 0
+    bad_others: Sequence[BadImage] = ()
+
+    @property
+    def good(self) -> list[Path]:
+        """Those of `files` that are not bad."""
+        bad = {file.path for file in self.bad}
+        return [file for file in self.files if file not in bad]
+
+    @property
+    def lines(self) -> list[str]:
+        """One for each bad file."""
+        return [file.line(self.folder) for file in (*self.bad, *self.bad_others)]
+
+
+# --- finding files
+
+
+def scan_folder(folder: Path) -> list[Path]:
+    """Every image file under `folder`, sub-folders and linked folders included, sorted by path.
+
+    Among them is what should be an image, or may hold some, and cannot be read, so that nothing is missing without a
+    word: links that lead nowhere, folders that cannot be listed, empty folders and pipes with an image's name.
+    `look_at` says what is wrong with them. Names that begin with a dot are no images: systems and editors leave
+    copies there.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{printable(folder)}: no such folder; --dataroot must hold it")
+    files = sorted(_candidates(folder))
+    if not files:
+        raise DataError(f"{printable(folder)}: holds no image (looked for *{', *'.join(sorted(EXTENSIONS))})")
+    return files
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """A folder that links lead to twice, or in a circle, is entered once."""
+    entered: set[str] = set()
+    closed: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=lambda e: closed.append(Path(e.filename))):
+        true_place = os.path.realpath(place)
+        if true_place in entered:
+            folders.clear()
+            continue
+        entered.add(true_place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        if not folders and not paths and _is_named_as_image(Path(place)):
+            yield Path(place)
+        yield from (path for path in paths if _is_named_as_image(path) or _is_lost_folder(path))
+    yield from closed
+
+
+def _is_named_as_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS
+
+
+def _is_lost_folder(path: Path) -> bool:
+    """A link that leads nowhere, under a name that a folder could have: its disk may not be mounted."""
+    return not path.suffix and os.path.islink(path) and not os.path.exists(path)
+
+
+# --- looking at them
+
+
+def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False) -> Checkup:
+    """The first `most` files of a folder that can be used: those whose header is good and of the domain's depth.
+
+    Leaving out the bad ones gives what the folder without them would give.
+
+    Args:
+        depth: of the domain; none: the one that most files have.
+        quiet: no progress bar.
+
+    Raises:
+        DataError: the folder is missing or holds no image.
+    """
+    listed, found = scan_folder(folder), list[str | BadImage]()
+    wanted, good, expected = int(min(most, len(listed))), 0, depth
+    while good < wanted and len(found) < len(listed):
+        found += look_at(listed[len(found) : len(found) + wanted - good], quiet)
+        expected = depth or _most_common(found)
+        good = found.count(expected)
+    numbers = [number for number, what in enumerate(found) if what == expected]
+    return Checkup(
+        folder,
+        [listed[number] for number in numbers],
+        numbers,
+        _bad_ones(listed, found, expected),
+        len(found),
+        expected,
+        _only_one(found) if not numbers else "",
+    )
+
+
+def check_kept(folder: Path, files: Sequence[Path], *, depth: str, quiet: bool = False) -> Checkup:
+    """The same for a list of files that a run counts on and that stays as it is: bad ones keep their places."""
+    counted = set(files)
+    others = [file for file in scan_folder(folder) if file not in counted]
+    found = look_at([*files, *others], quiet)
+    depth = depth or _most_common(found)
+    bad, bad_others = _bad_ones(files, found, depth), _bad_ones(others, found[len(files) :], depth)
+    usable = list(files) if len(bad) < len(files) else []
+    new = len(others) - len(bad_others)
+    return Checkup(folder, usable, list(range(len(usable))), bad, len(files), depth, bad_others=bad_others, new=new)
+
+
+def look_at(files: Sequence[Path], quiet: bool = False) -> list[str | BadImage]:
+    """Each file's depth, from its header, or what is wrong with it.
+
+    Headers are read by this thread alone: reading one takes 60 microseconds of Python, so that threads would only
+    wait for each other, and Pillow's warnings go by a setting of the whole process. Threads that run ahead and open
+    the files hide the waiting for a disk.
+    """
+    folder = printable(files[0].parent.name) if files else ""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        touched = zip(files, pool.map(_touch, files), strict=True)
+        bar = tqdm(
+            touched,
+            desc=f"headers of {folder}",
+            total=len(files),
+            unit="file",
+            delay=_PATIENCE,
+            disable=quiet or None,  # None: only on a terminal
+            leave=False,
+        )
+        return [_look_at_one(file) for file, _ in bar]
+
+
+def _touch(file: Path) -> None:
+    try:
+        if file.is_file():  # a pipe would keep whoever opens it waiting
+            with file.open("rb") as stream:
+                stream.read(1)
+    except OSError:
+        pass  # said by who reads the header
+
+
+def _look_at_one(file: Path) -> str | BadImage:
+    try:
+        return describe(file)[2]
+    except ImageError as error:
+        return BadImage(file, reason_of(error, file))
+
+
+def reason_of(error: ImageError, file: Path) -> str:
+    """What is wrong with a file, in a few words on one line."""
+    if os.path.islink(file) and not os.path.exists(file):
+        return printable(f"it is a link that leads nowhere ({os.readlink(file)})")
+    if os.path.isdir(file):
+        return _reason_of_folder(file)
+    reason = str(error).removeprefix(f"{str(file)!r} ").removeprefix("cannot be read as an image: ")
+    return printable(" ".join(reason.removesuffix("; replace, convert or remove it").split()))
+
+
+def _reason_of_folder(folder: Path) -> str:
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        return f"it is a folder that cannot be listed ({error.strerror})"
+    return "it is a folder without files, with the name of an image"
+
+
+def _most_common(found: Sequence[str | BadImage]) -> str:
+    """The depth that most files have, the first one's if there are two; empty where no file has any."""
+    depths = Counter(what for what in found if isinstance(what, str))
+    return depths.most_common(1)[0][0] if depths else ""
+
+
+def _only_one(found: Sequence[str | BadImage]) -> str:
+    kinds = {what if isinstance(what, str) else "" for what in found}
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _bad_ones(files: Sequence[Path], found: Sequence[str | BadImage], depth: str) -> list[BadImage]:
+    bad = []
+    for file, what in zip(files, found, strict=False):  # not all files need have been looked at
+        if isinstance(what, BadImage):
+            bad.append(what)
+        elif what != depth:
+            bad.append(BadImage(file, f"it is {what} and its domain {depth}; a window fits one depth only"))
+    return bad
+
+
+# --- and what follows
+
+
+def require_usable(checkups: Sequence[Checkup], skip: bool, remedy: str = _REMEDY) -> None:
+    """Raise a DataError that names every bad file of all folders; with `skip`, only where a folder has no good one."""
+    for one in checkups:
+        if one.other_depth:
+            raise DataError(
+                f"{printable(one.folder)}: its {len(one.bad)} files are {one.other_depth} and the run's window is for "
+                f"{one.depth}; a window fits one depth only: convert them, or train a run for them"
+            )
+    wrong = [one for one in checkups if (not one.files if skip else one.bad)]
+    if not wrong:
+        return
+    counts = " and ".join(f"{len(one.bad)} of {one.examined} files of {printable(one.folder)}" for one in wrong)
+    if skip:
+        remedy = "none is left: repair them, or give another --dataroot"
+    lines = sorted(bad.line(one.folder) for one in wrong for bad in one.bad)
+    raise DataError("\n  ".join([f"{counts} cannot be used; {remedy}:", *lines]))
+
+
+def say_skipped(lines: Sequence[str], where: str) -> None:
+    """Warn on the console of files that --on_bad_image skip leaves out.
+
+    Args:
+        where: the file that will hold all lines.
+    """
+    if not lines:
+        return
+    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    first = f"WARNING: {len(lines)} bad images are left out (--on_bad_image skip; all are named in {where}):"
+    print("\n  ".join([first, *lines[:SHOWN], *more]), file=sys.stderr)
+
+
+def shortlist(names: Sequence[str]) -> str:
+    """`a.png, b.png`, cut after ten names."""
+    more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*names[:SHOWN], *more])

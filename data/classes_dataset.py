@@ -1,0 +1,331 @@
+"""Labelled images of one domain, for classifiers: `<dataroot>/trainA` or `trainB`, or `<dataroot>/train/<class>/`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from data.base import (
+    BAD_IMAGES_FILE,
+    DATASETS,
+    UNKNOWN,
+    DataError,
+    Dataset,
+    Sample,
+    domain_folder,
+    histogram,
+    labels_from_folders,
+    labels_from_table,
+    read_labels,
+)
+from data.checkup import check_kept, check_up, require_usable, say_skipped, scan_folder
+from data.domain import (
+    LABELS_FILE,
+    Domain,
+    FolderOptions,
+    check_classes,
+    load_classes,
+    load_formats,
+    open_domain,
+    preprocess_from,
+)
+from data.sampler import SampleKey
+from data.transforms import Preprocess
+from options.schema import Group, OptionError, option
+from util import ranks
+from util.errors import printable
+from util.seeding import generator, key
+
+if TYPE_CHECKING:
+    from data.images import DomainFormat
+    from options.parse import RunOptions
+
+# Imagenette's folders are WordNet's codes.
+IMAGENETTE: Mapping[str, str] = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+_CODES = {name: code for code, name in IMAGENETTE.items()}
+
+
+@dataclass(frozen=True)
+class ClassesOptions(FolderOptions):
+    """images of one domain and their labels"""
+
+    domain: str | None = option(
+        None, "domain whose images are read; none: the folder train where there is one, else A", choices=("A", "B")
+    )
+    val_share: float = option(
+        0.15, "share of each class held out for validation where there is no folder val, valA, valB", low=0, high=0.9
+    )
+
+    @classmethod
+    def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        # What reads the run's source later must read this domain.
+        return {"direction": "BtoA"} if str(given.get("domain")).upper() == "B" else {}
+
+
+@DATASETS.register("classes")
+class ClassesDataset(Dataset):
+    """Images with their classes; source and target are the same domain.
+
+    Args:
+        domain: files and labels, none of them unknown.
+        root: the folder that paths are relative to.
+        preprocess: geometry of training images.
+        seed: keys every crop and flip, together with epoch and position.
+        validation: held-out images of the same classes.
+        bad_images: lines for files that were left out.
+    """
+
+    Options: ClassVar[type[Group]] = ClassesOptions
+
+    def __init__(
+        self,
+        domain: Domain,
+        root: Path,
+        preprocess: Preprocess,
+        *,
+        seed: int = 0,
+        validation: ClassesDataset | None = None,
+        bad_images: Sequence[str] = (),
+    ) -> None:
+        self._domain, self.root = domain, root
+        self.source = self.target = domain.format
+        self.source_files, self.labels, self.class_names = domain.files, domain.labels, domain.class_names
+        self._preprocess, self._seed = preprocess, seed
+        self.validation = validation
+        self.bad_images = list(bad_images)
+
+    @classmethod
+    def settled(cls, run: RunOptions) -> RunOptions:
+        """The options with the domain and the number of classes filled in.
+
+        Raises:
+            DataError: the folder or its labels cannot be used.
+        """
+        options = _options_of(run)
+        if options.domain is None and not (Path(run.data.dataroot) / "train").is_dir():
+            run = replace(run, dataset=replace(options, domain=run.data.direction[0]))
+        if getattr(run.model, "num_classes", None) == 0:
+            folder = training_folder(run)
+            files = scan_folder(folder)
+            labels, _ = labels_of(files, folder, Path(run.data.dataroot), _options_of(run))
+            _require_classes(labels, folder)
+            derived: Any = {"num_classes": max(labels) + 1}
+            run = replace(run, model=replace(run.model, **derived))
+        return run
+
+    @classmethod
+    def from_options(
+        cls, run: RunOptions, size_multiple: int = 4, kept: Mapping[str, Sequence[str]] | None = None
+    ) -> ClassesDataset:
+        """The training images of a run, with its held-out ones in `validation`.
+
+        Raises:
+            DataError, ImageError: fewer than two classes, or a folder, its files or labels cannot be used.
+            OptionError: --domain and --direction contradict each other.
+        """
+        run = cls.settled(run)
+        options, seed, root = _options_of(run), run.experiment.seed, Path(run.data.dataroot)
+        if options.domain and options.domain != run.data.direction[0]:
+            raise OptionError(
+                f"--domain {options.domain} --direction {run.data.direction}: leave --direction out, it follows"
+            )
+        folder, again = training_folder(run), run.experiment.continue_train
+        formats, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
+        everything, bad = _read_domain(run, folder, formats[0] if formats else None, classes)
+        _require_classes(everything.labels, folder)
+        everything = _part(everything, spread(len(everything.files), run.data.max_dataset_size))
+        held, more = _read_validation(run, folder, everything)
+        if held is None:
+            names = [file.name for file in everything.files]
+            numbers = hold_out(names, everything.labels, options.val_share, seed)
+            held = _part(everything, numbers)
+            train = _part(everything, sorted(set(range(len(names))) - set(numbers)))
+        else:
+            train = everything
+        if kept:
+            train = _kept_domain(run, folder, everything, [root / name for name in kept["source"]])
+            held = _part(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
+        preprocess = preprocess_from(run, size_multiple)
+        if ranks.is_first():
+            print(f"validation: {len(held.files)} images, not trained on: {histogram(held.labels, held.class_names)}")
+        validation = cls(held, root, preprocess, seed=seed) if held.files else None
+        return cls(train, root, preprocess, seed=seed, validation=validation, bad_images=[*bad, *more])
+
+    def __len__(self) -> int:
+        return len(self.source_files)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        image, read, skipped = self._domain.read_from(key.index)
+        taken = self._preprocess(image, generator(self._seed, "A", key.epoch, key.position), key.index)
+        return self._sample(taken, key.index, read, key.position, skipped)
+
+    def whole_source(self, file: int) -> Sample:
+        image, read, skipped = self._domain.read_from(file)
+        taken = self._preprocess.for_inference()(image, generator(self._seed, "whole", file))
+        return self._sample(taken, file, read, file, skipped)
+
+    def _sample(self, image: Tensor, file: int, read: int, index: int, skipped: tuple[str, ...]) -> Sample:
+        """File number `read`, in [0, 1], which was read for number `file`."""
+        path = self.source_files[read].relative_to(self.root).as_posix()
+        return Sample(image * 2 - 1, None, path, "", self.labels[read], file, index, skipped)
+
+
+# --- files
+
+
+def training_folder(run: RunOptions) -> Path:
+    """Where a run's training images lie: `trainA` or `trainB`, or without a domain `train`.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    domain, root = _options_of(run).domain, Path(run.data.dataroot)
+    if domain is None and (root / "train").is_dir():
+        return root / "train"
+    return domain_folder(root, "train", domain or run.data.direction[0])
+
+
+def _read_validation(run: RunOptions, folder: Path, train: Domain) -> tuple[Domain | None, list[str]]:
+    """The labelled images of the folder val, valA or valB beside the training folder; None where there are none."""
+    place = folder.with_name(folder.name.replace("train", "val"))
+    if not place.is_dir():
+        return None, []
+    held, bad = _read_domain(run, place, train.format, train.class_names)
+    return (held, bad) if held.files else (None, [])
+
+
+def _read_domain(
+    run: RunOptions, folder: Path, known: DomainFormat | None, classes: Mapping[int, str] | None
+) -> tuple[Domain, list[str]]:
+    """The labelled images of a folder, and a line for each file that cannot be used."""
+    data, options, root = run.data, _options_of(run), Path(run.data.dataroot)
+    skip, quiet = data.on_bad_image == "skip", run.log.quiet or not ranks.is_first()
+    found = check_up(folder, most=math.inf, depth=known.depth if known else "", quiet=quiet)
+    require_usable([found], skip)
+    window = data.window_B if options.domain == "B" else data.window_A
+    domain = open_domain(found, run.networks.input_nc, window, seed=run.experiment.seed, known=known, skip_bad=skip)
+    labels, names = labels_of(found.files, folder, root, options, classes)
+    check_classes(run, labels, found.files)
+    labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]
+    if ranks.is_first():
+        if skip:
+            say_skipped(found.lines, str(run.folder / BAD_IMAGES_FILE))
+        if len(labelled) < len(labels):
+            bare = len(labels) - len(labelled)
+            print(f"{printable(folder)}: {bare} of {len(labels)} images have no label and are left out")
+    return _part(replace(domain, labels=labels, class_names=names), labelled), found.lines if skip else []
+
+
+def _kept_domain(run: RunOptions, folder: Path, like: Domain, files: list[Path]) -> Domain:
+    """The files that an epoch already counts, in its order, read like others of their folder."""
+    found = check_kept(folder, files, depth=like.format.depth, quiet=run.log.quiet or not ranks.is_first())
+    require_usable([found], like.skip_bad)
+    labels, _ = labels_of(files, folder, Path(run.data.dataroot), _options_of(run), like.class_names)
+    if UNKNOWN in labels:
+        lost = printable(files[labels.index(UNKNOWN)])
+        raise DataError(f"{lost}: has lost its label since this epoch began; give it back, or go on with all labels")
+    check_classes(run, labels, files)
+    return replace(like, files=files, labels=labels, numbers=found.numbers)
+
+
+def _part(domain: Domain, numbers: Sequence[int]) -> Domain:
+    """The files of these numbers, in this order."""
+    return replace(
+        domain,
+        files=[domain.files[n] for n in numbers],
+        labels=[domain.labels[n] for n in numbers],
+        numbers=[domain.numbers[n] for n in numbers],
+    )
+
+
+def spread(count: int, most: float) -> list[int]:
+    """At most so many of the numbers below `count`, at equal distances: files sorted by class lose none whole."""
+    wanted = int(min(most, count))
+    return [n * count // wanted for n in range(wanted)]
+
+
+def hold_out(names: Sequence[str], labels: Sequence[int], share: float, seed: int) -> list[int]:
+    """Numbers of the images that are kept from training: a share of each class, rounded, but never all of it.
+
+    Which ones follows from their names, so that new images of a class hardly move the others.
+
+    Args:
+        names: file names; of equal ones in a class, the order decides.
+        labels: class ids.
+    """
+    held: list[int] = []
+    for label in sorted(set(labels)):
+        own = [number for number, other in enumerate(labels) if other == label]
+        own.sort(key=lambda number: key(seed, f"held out {names[number]}"))
+        held += own[: min(int(share * len(own) + 0.5), len(own) - 1)]
+    return sorted(held)
+
+
+# --- labels
+
+
+def labels_of(
+    files: Sequence[Path],
+    folder: Path,
+    root: Path,
+    options: FolderOptions,
+    classes: Mapping[int, str] | None = None,
+) -> tuple[list[int], Mapping[int, str]]:
+    """Class ids of the files of a folder, -1 unknown, and the classes' names.
+
+    From the table of `--labels_A`, else `labels.csv` of the data root where there is one, else from sub-folders;
+    `--labels_from_folders` does without a table. Imagenette's folders get readable names.
+
+    Args:
+        classes: names by id that are known already, and keep their ids.
+
+    Raises:
+        DataError: the table is missing or damaged, or a sub-folder is none of `classes`.
+        OptionError: --labels_A and --labels_from_folders together.
+    """
+    if options.labels_from_folders and options.labels_A:
+        raise OptionError("--labels_from_folders and --labels_A: use one of them")
+    table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
+    if not options.labels_from_folders and (options.labels_A or table.is_file()):
+        labels, names = labels_from_table(files, root, read_labels(table))
+        return labels, {**(classes or {}), **names}
+    if not any(len(file.relative_to(folder).parts) > 1 for file in files):
+        return [UNKNOWN] * len(files), classes or {}
+    known = {label: _folder_name(name, folder) for label, name in (classes or {}).items()}
+    labels, names = labels_from_folders(files, folder, known)
+    return labels, {label: IMAGENETTE.get(name, name) for label, name in names.items()}
+
+
+def _folder_name(class_name: str, folder: Path) -> str:
+    code = _CODES.get(class_name, class_name)
+    return code if (folder / code).is_dir() else class_name
+
+
+def _require_classes(labels: Sequence[int], folder: Path) -> None:
+    known = [label for label in labels if label != UNKNOWN]
+    if len(set(known)) < 2:
+        raise DataError(
+            f"{printable(folder)}: {len(known)} of {len(labels)} images have a label, of {len(set(known))} classes; a "
+            f"classifier needs two at least: by {LABELS_FILE} in --dataroot, --labels_A FILE, or a sub-folder per class"
+        )
+
+
+def _options_of(run: RunOptions) -> ClassesOptions:
+    assert isinstance(run.dataset, ClassesOptions)
+    return run.dataset

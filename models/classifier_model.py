@@ -1,0 +1,198 @@
+"""An image classifier: the independent judge of translations, and what the explainers explain."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.base import MODELS, Model, Phase, State
+from models.builders import FIXING
+from models.networks.classifier import JUDGE, Classifier, build_classifier
+from options.schema import Group, OptionError, option, show
+from util import ranks
+from util.checkpoint import load_weights
+from util.seeding import StepInfo, generator
+from util.visual.pictures import to_uint8
+
+if TYPE_CHECKING:
+    from data.base import Batch
+    from options.parse import RunOptions
+
+
+@dataclass(frozen=True)
+class ClassifierOptions(Group):
+    """classifier: its network and loss"""
+
+    arch: str = option(
+        JUDGE, "network: judge, a small one of ours, or one of torchvision's (resnet18, vgg16, densenet121, ...)"
+    )
+    arch_weights: str | None = option(None, "file of the first weights, torchvision's own for one; none: random ones")
+    num_classes: int = option(0, "classes; 0: as many as the labels of the training images count", low=0)
+    label_smoothing: float = option(0.1, "of the cross-entropy", low=0, high=0.99)
+
+    SHAPES: ClassVar[tuple[str, ...]] = ("arch", "num_classes")
+
+    @classmethod
+    def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {
+            "lr": 0.002,
+            "beta1": 0.9,
+            "lr_policy": "cosine",
+            "n_epochs": 25,
+            "n_epochs_decay": 0,
+            "batch_size": 16,
+            "load_size": (144, 144),
+            "crop_size": (128, 128),
+            "panel_freq": 0,
+        }
+
+
+@dataclass(frozen=True)
+class ClassifierState(State):
+    """The logits (N, K) of a batch."""
+
+    logits: Tensor
+
+
+@MODELS.register("classifier")
+class ClassifierModel(Model[ClassifierState]):
+    """`C` names the class of an image.
+
+    Args:
+        net: the network.
+        label_smoothing: of the cross-entropy, in [0, 1).
+        arch_weights: file of the first weights of a new run.
+    """
+
+    Options: ClassVar[type[Group]] = ClassifierOptions
+    DATASET_MODE: ClassVar[str] = "classes"
+    inference_nets = ("C",)
+    size_multiple = 1
+
+    def __init__(self, net: Classifier, *, label_smoothing: float = 0.1, arch_weights: Path | None = None) -> None:
+        super().__init__()
+        self.classifier = net
+        self.nets = {"C": net}
+        self.phases = [Phase("C", ("C",), self.losses)]
+        self._label_smoothing, self._arch_weights = label_smoothing, arch_weights
+        self._images = 0
+        self._validation: dict[str, float] = {}
+
+    @classmethod
+    def from_options(cls, run: RunOptions) -> ClassifierModel:
+        opt: ClassifierOptions = run.model  # type: ignore[assignment]
+        if not opt.num_classes:
+            raise OptionError("--num_classes 0: only --dataset_mode classes counts the classes; give their number")
+        draws = generator(run.experiment.seed, "init C")
+        try:
+            net = build_classifier(opt.arch, opt.num_classes, run.networks.input_nc, draws)
+        except ValueError as error:
+            raise OptionError(f"--arch {opt.arch} --num_classes {opt.num_classes}: {error}") from error
+        _check_size(net, run)
+        weights = Path(opt.arch_weights) if opt.arch_weights else None
+        return cls(net, label_smoothing=opt.label_smoothing, arch_weights=weights)
+
+    # -- training ---------------------------------------------------------------------------------------------
+
+    def load_first_weights(self) -> None:
+        if self._arch_weights is None:
+            return
+
+        def adapt(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+            adapted, renewed = self.classifier.adapted(weights)
+            if renewed:
+                self.messages.append(f"{self._arch_weights}: is of other classes, so the last layer starts anew")
+            return adapted
+
+        load_weights(self._arch_weights, self.classifier, "--arch and --input_nc", adapt)
+
+    def check_data(self, labels: Sequence[int]) -> None:
+        if min(labels, default=-1) < 0:
+            raise OptionError("--model classifier: needs a label for each image, as --dataset_mode classes reads them")
+        self._images = len(labels)
+
+    def forward_train(self, batch: Batch, info: StepInfo) -> ClassifierState:
+        return ClassifierState(batch, info, self.classifier(batch.A))
+
+    def losses(self, state: ClassifierState) -> dict[str, Tensor]:
+        """The cross-entropy."""
+        return {"CLS": self._cross_entropy(state.logits, state.batch.label_A).mean()}
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N,), in full precision at least, with label smoothing."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self._label_smoothing)
+
+    @torch.no_grad()
+    def monitors(self, state: ClassifierState) -> dict[str, Tensor]:
+        return {"acc": (state.logits.argmax(1) == state.batch.label_A).float().mean()}
+
+    def validate(self, info: StepInfo, batches: Iterable[Batch]) -> dict[str, float]:
+        sums = torch.zeros(3, device=self.device)
+        for batch in batches:
+            logits = self.classifier(batch.A)
+            right = (logits.argmax(1) == batch.label_A).sum()
+            loss = self._cross_entropy(logits, batch.label_A).sum()
+            sums += torch.stack([right.float(), loss.float(), torch.tensor(float(len(logits)), device=self.device)])
+        right, loss, count = ranks.sum_over_ranks(sums).tolist()
+        found = {"val_acc": right / count, "val_CLS": loss / count}
+        self._validation = {**found, "val_images": int(count), "val_step": info.step}
+        self.messages.append(f"{found['val_acc']:.1%} of {count:.0f} held-out images are named rightly")
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        return {"classes": self.classifier.num_classes, "images": self._images, **self._validation}
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"validation": dict(self._validation)}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._validation = dict(state["validation"])
+
+    # -- use --------------------------------------------------------------------------------------------------
+
+    def classify(self, source: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.classifier(source)
+        return logits.float().softmax(1)
+
+    def translate(self, source: Tensor) -> Tensor:
+        self.check_translates()
+
+    def check_translates(self) -> NoReturn:
+        raise OptionError(
+            "this run is a classifier (--model classifier): it names classes and translates nothing; "
+            "give the --name of a run of another model"
+        )
+
+    def check_class(self, class_id: int) -> None:
+        raise OptionError(
+            "this run is a classifier (--model classifier): there is no translation whose maps could be compared; "
+            "give the --name of a run of --model cutcam"
+        )
+
+    def panel(self, source: Tensor) -> dict[str, list[np.ndarray]]:
+        return {"input": [to_uint8(image) for image in source]}
+
+
+def _check_size(net: Classifier, run: RunOptions) -> None:
+    """Raise an OptionError where the network takes no images of --crop_size, if they come to that size."""
+    if not FIXING.intersection(run.data.preprocess.split("_and_")):
+        return
+    images = torch.empty(1, run.networks.input_nc, *run.data.crop_size, device="meta")  # shapes alone, no arithmetic
+    try:
+        copy.deepcopy(net).to("meta").eval()(images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        arch = getattr(run.model, "arch", "")
+        raise OptionError(
+            f"--crop_size {show(run.data.crop_size)}: --arch {arch} takes no images of this size ({reason})"
+        ) from error

@@ -1,0 +1,84 @@
+"""Running the metrics over what there is to measure by."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from util.metrics import METRICS
+from util.metrics.base import Material, MetricError, Scores, Value
+
+# What a metric's `needs` are in words, with the remedy.
+LACKS: Mapping[str, str] = {
+    "real": "images of the target in this split",
+    "features": "a feature network (--features)",
+    "pairs": "a table of true pairs (--pairs)",
+    "maps": "a class head (--model cutcam)",
+    "boxes": "boxes or masks of the target (--boxes, --masks)",
+    "segmenter": "a segmenter (--segmenter MODULE:FUNCTION)",
+    "fake_train": "labels of the source's training images",
+    "fit_judge": "labels of the source's training images",
+}
+
+
+@dataclass
+class Clock:
+    """Seconds by stage of work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def measure(
+    material: Material, wanted: Sequence[str], clock: Clock, say: Callable[[str], None] = lambda text: None
+) -> Scores:
+    """The scores of the named metrics, or of all there are.
+
+    One that was not named and lacks what it needs stands among the values as None, with the reason.
+
+    Raises:
+        MetricError: one that was named cannot be computed.
+        UnknownNameError: there is no metric of that name.
+    """
+    total = Scores({})
+    for name in wanted or METRICS.names():
+        metric = METRICS.get(name)()
+        say(name)
+        try:
+            lacking = [need for need in metric.needs if getattr(material, need) is None]
+            if lacking:
+                raise MetricError(f"needs {' and '.join(LACKS[need] for need in lacking)}")
+            with clock.stage(name):
+                total = total.and_also(finite(metric.compute(material)))
+        except MetricError as error:
+            if wanted:
+                raise MetricError(f"--metrics {name}: {error}") from error
+            total = total.and_also(Scores({name: Value(None, note=str(error))}))
+    return total
+
+
+def finite(scores: Scores) -> Scores:
+    """The scores with None, and a note, in the place of what is no finite number."""
+    values: dict[str, Value] = {}
+    for name, value in scores.values.items():
+        if value.value is not None and not math.isfinite(value.value):
+            value = Value(None, None, value.kind, f"came out as {value.value}; {value.note}", value.better)
+        elif value.spread is not None and not math.isfinite(value.spread):
+            value = Value(value.value, None, value.kind, value.note, value.better)
+        values[name] = value
+    per_image: dict[str, Any] = {
+        name: [None if x is None or not math.isfinite(x) else float(x) for x in column]
+        for name, column in scores.per_image.items()
+    }
+    return Scores(values, per_image, scores.tables)
