@@ -46,8 +46,10 @@ def main() -> int:
         describe_run(run.folder, dump_yaml(run.groups()), OPTIONS_FILE)
         save_formats(run.folder, dataset.source, dataset.target, dataset.class_names)
         introduce(run, model.nets, dataset, device)
-    finished = trainer.fit(StopRequest().listen())
-    trainer.close()
+    try:
+        finished = trainer.fit(StopRequest().listen())
+    finally:
+        trainer.close()  # also where a run ends with an error, its curves are whole
     if ranks.is_first() and not finished:
         print(f"stopped after step {trainer.position.step}; to continue: {resume_command(run)}")
     ranks.stop()

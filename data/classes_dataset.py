@@ -148,7 +148,6 @@ class ClassesDataset(Dataset):
         folder, again = training_folder(run), run.experiment.continue_train
         formats, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
         everything, bad = _read_domain(run, folder, formats[0] if formats else None, classes)
-        _require_classes(everything.labels, folder)
         everything = _part(everything, spread(len(everything.files), run.data.max_dataset_size))
         held, more = _read_validation(run, folder, everything)
         if held is None:
@@ -163,7 +162,8 @@ class ClassesDataset(Dataset):
             held = _part(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
         preprocess = preprocess_from(run, size_multiple)
         if ranks.is_first():
-            print(f"validation: {len(held.files)} images, not trained on: {histogram(held.labels, held.class_names)}")
+            which = histogram(held.labels, held.class_names) or "--val_share of each class is less than one"
+            print(f"held out for validation: {len(held.files)} images ({which})")
         validation = cls(held, root, preprocess, seed=seed) if held.files else None
         return cls(train, root, preprocess, seed=seed, validation=validation, bad_images=[*bad, *more])
 
@@ -222,6 +222,8 @@ def _read_domain(
     domain = open_domain(found, run.networks.input_nc, window, seed=run.experiment.seed, known=known, skip_bad=skip)
     labels, names = labels_of(found.files, folder, root, options, classes)
     check_classes(run, labels, found.files)
+    if folder == training_folder(run):
+        _require_classes(labels, folder)
     labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]
     if ranks.is_first():
         if skip:
@@ -321,8 +323,8 @@ def _require_classes(labels: Sequence[int], folder: Path) -> None:
     known = [label for label in labels if label != UNKNOWN]
     if len(set(known)) < 2:
         raise DataError(
-            f"{printable(folder)}: {len(known)} of {len(labels)} images have a label, of {len(set(known))} classes; a "
-            f"classifier needs two at least: by {LABELS_FILE} in --dataroot, --labels_A FILE, or a sub-folder per class"
+            f"{printable(folder)}: {len(known)} of {len(labels)} images have a label, number of classes "
+            f"{len(set(known))}; a classifier needs two: by {LABELS_FILE} in --dataroot, --labels_A FILE, or sub-folders"
         )
 
 

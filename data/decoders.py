@@ -30,12 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from util.errors import UserError
+from util.errors import UserError, printable
 
 Raw = NDArray[Any]
 
 EXTENSIONS = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy"})
 MAX_PIXELS = 2**28  # 16,384 squared: above every sensor, below what fills a machine's memory
+_LONGEST = 300  # characters of a decoder's message: some quote the file
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0")  # the last is BigTIFF, of which Pillow reads one byte order only
 
@@ -71,7 +72,9 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         plain = isinstance(error, (ImageError, OSError))
-        reason = " ".join((str(error) if plain else f"{type(error).__name__}: {error}").split())
+        lines = str(error) if plain else f"{type(error).__name__}: {error}"
+        reason = printable(" ".join(lines.split()))
+        reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}..."
         raise ImageError(
             f"{str(path)!r} cannot be read as an image: {reason}; replace, convert or remove it"
         ) from error
@@ -183,12 +186,12 @@ def _essential_png(file: BinaryIO) -> bytes:
 def _png_header(file: BinaryIO) -> _Header:
     header, orientation, packed = b"", 1, 0
     for kind, length in _png_chunks(file):
-        if kind == b"IHDR":
-            header = _png_body(file, kind, length)
-        elif kind == b"eXIf":
-            orientation = _exif_orientation(_png_body(file, kind, length))
-        elif kind == b"IDAT":
-            packed += length
+        if kind in (b"IDAT", b"fdAT"):
+            packed += length if kind == b"IDAT" else 0
+            continue
+        body = _png_body(file, kind, length)  # of every kind: a damaged name could hide an orientation
+        header = body if kind == b"IHDR" else header
+        orientation = _exif_orientation(body) if kind == b"eXIf" else orientation
     if len(header) != 13:
         raise ImageError("it has no PNG header")
     width, height, bits, colour = struct.unpack(">IIBB", header[:10])

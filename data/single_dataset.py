@@ -149,6 +149,10 @@ class SingleDataset(Dataset):
         place = self._domain.numbers[file] if self._domain.numbers else file
         return WholeImage(image, self._sample(image, file, file), path.relative_to(self._domain.folder), place)
 
+    def taken(self, image: Tensor) -> Tensor:
+        """An image (C, H, W) in [0, 1] at its file's size, as the network takes it: in [-1, 1], not yet padded."""
+        return self._preprocess(image, generator(0, "whole")) * 2 - 1  # nothing is drawn in inference
+
     def images(self) -> Iterator[WholeImage]:
         """All files, in order; with --on_bad_image skip without those that turn out to be unreadable, which are named.
 

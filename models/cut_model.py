@@ -17,7 +17,7 @@ from models.losses.patch_nce import patch_nce
 from models.networks import Generator, PatchSampleF, draw_patch_ids
 from models.networks.patch_sampler import PATCH_SAMPLERS
 from models.networks.tiling import TiledGenerator
-from options.schema import Group, OptionError, fields_of, option, show
+from options.schema import Group, OptionError, option, show
 from util.seeding import StepInfo, generator
 from util.visual.pictures import to_uint8
 
@@ -174,9 +174,6 @@ class CutModel(Model[CutState]):
             OptionError: options that contradict each other.
         """
         opt: CutOptions = run.model  # type: ignore[assignment]
-        weights = [name for name in fields_of(type(opt)) if name.startswith("lambda_") and name != "lambda_GP"]
-        if not any(getattr(opt, name) for name in weights):
-            raise OptionError(f"--{' 0, --'.join(weights)} 0: no loss is left to train by; raise one of them")
         if run.optim.gan_mode == "wgangp" and run.networks.normD == "batch" and opt.lambda_GAN > 0:
             raise OptionError(
                 "--gan_mode wgangp: its gradient penalty is defined per image, and --normD batch mixes images; "

@@ -224,8 +224,8 @@ def _data_sets(images: ImageSet, run: RunOptions, num_classes: int) -> tuple[Cla
     labelled = images.only([n for n, label in enumerate(images.labels) if label >= 0], images.name)
     if len(set(labelled.labels)) < 2:
         raise DataError(
-            f"{images.name}: {len(labelled)} of {len(images)} images have a label, of {len(set(labelled.labels))} "
-            "classes; a classifier needs two at least"
+            f"{images.name}: {len(labelled)} of {len(images)} images have a label, number of classes "
+            f"{len(set(labelled.labels))}; a classifier needs two"
         )
     names = [file.name for file in labelled.files]
     held = hold_out(names, labelled.labels, run.dataset.val_share, run.experiment.seed)

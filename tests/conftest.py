@@ -23,6 +23,7 @@ from data.sampler import GlobalBatchSampler
 from models import MODELS
 from models.base import Model
 from options.parse import RunOptions, train_options
+from options.schema import fields_of
 from util.engine.build import optimizers_from
 from util.engine.step import Precision, StepResult, train_step
 from util.seeding import StepInfo
@@ -31,10 +32,11 @@ torch.set_num_threads(1)
 
 CLASSES = ("disc", "frame", "bars", "cross")
 TINY = (
-    *("--ngf", "8", "--ndf", "8", "--netF_nc", "16", "--num_patches", "16", "--netG", "resnet_6blocks"),
+    *("--ngf", "8", "--ndf", "8", "--netG", "resnet_6blocks"),
     *("--load_size", "36", "--crop_size", "32", "--num_threads", "0", "--gpu_ids", "-1"),
     *("--display_id", "0", "--no_html", "--panel_freq", "0", "--monitor_freq", "0", "--print_freq", "1"),
 )
+TINY_CUT = ("--netF_nc", "16", "--num_patches", "16")  # of models that contrast patches
 
 
 def picture(kind: int, number: int, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -158,7 +160,9 @@ def bench(data: DataMaker, tmp_path: Path) -> BenchMaker:
 def tiny_flags(folder: Path, data: Path, *flags: object) -> list[str]:
     """Command-line arguments of a tiny run named `run` in `folder`."""
     places = ("--dataroot", data, "--checkpoints_dir", folder, "--name", "run")
-    return [str(flag) for flag in (*TINY, *places, *flags)]
+    model = str(flags[flags.index("--model") + 1]) if "--model" in flags else "cut"
+    own = TINY_CUT if "netF_nc" in fields_of(MODELS.get(model).Options) else ()
+    return [str(flag) for flag in (*TINY, *own, *places, *flags)]
 
 
 Trained = Callable[..., Path]

@@ -229,13 +229,13 @@ def build_classifier(arch: str, num_classes: int, input_nc: int, generator: torc
     Raises:
         ValueError: an unknown name, or fewer than 2 classes.
     """
-    if arch == JUDGE:
-        judge = JudgeNet(num_classes, input_nc)
-        init_weights(judge, "kaiming", generator=generator)
-        return judge
-    if num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes}, but a classifier needs at least 2")
-    with torch.random.fork_rng(devices=[]):  # torchvision's networks draw from the global generator
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator when they are made
+        if arch == JUDGE:
+            judge = JudgeNet(num_classes, input_nc)
+            init_weights(judge, "kaiming", generator=generator)
+            return judge
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}, but a classifier needs at least 2")
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return TorchvisionNet(arch, num_classes)
 

@@ -245,6 +245,145 @@ NAN[1, :3] = [np.nan, np.inf, -np.inf]
 BITS_TAG = struct.pack("<HHI", 258, 4, 3)
 SHORT = chunk(b"IDAT", zlib.compress(bytes(2 * (1 + 2 * W))))  # two rows of H
 
+TAILED = pillow(Image.fromarray(RGB8), "jpeg")  # with a marker at its end
+THUMBNAIL = TAILED[:2] + b"\xff\xe1" + struct.pack(">H", len(TAILED) + 2) + TAILED + TAILED[2:]
+FLAT = np.zeros((64, 64), np.uint8)
+LZW = pillow(Image.fromarray(FLAT), "tiff", compression="tiff_lzw")
+FAX = pillow(Image.fromarray(FLAT > 0), "tiff", compression="group4")
+BMP = pillow(Image.fromarray(GRAY8), "bmp")
+
+
+def tall_jpeg(height: int, **options: Any) -> bytes:
+    """A JPEG of 32 x 32 whose header says another height."""
+    data = pillow(Image.fromarray(FLAT[:32, :32]), "jpeg", **options)
+    place = data.index(b"\xff\xc2" if options else b"\xff\xc0") + 5
+    return data[:place] + struct.pack(">H", height) + data[place + 2 :]
+
+
+def tall_png(height: int, *more: bytes) -> bytes:
+    """A PNG of 12 rows whose header says more, with the right checksum."""
+    header = struct.pack(">IIBBBBB", W, height, 16, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(more) + png(GRAY16, 0)[33:]
+
+
+def tiff_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another value of a tag that has one."""
+    place = struct.unpack("<I", data[4:8])[0] + 2
+    while struct.unpack("<H", data[place : place + 2])[0] != tag:
+        place += 12
+    return data[: place + 8] + struct.pack("<I", value) + data[place + 12 :]
+
+
+# Of the TIFFs made here a cut would remove the directory: instead, the directory says more than there is.
+TRUNCATED: dict[str, bytes] = {
+    "tiff strip beyond the end": tiff_tag(tiff(GRAY16), 273, 600),
+    "tiff strip 8 beyond the end": tiff_tag(tiff(GRAY8), 273, 300),
+    "tiff deflate strip beyond the end": tiff_tag(tiff(GRAY16, deflate=True), 279, 5000),
+    "tiff taller than its strips": tiff_tag(tiff(GRAY16), 257, 1000),
+    "tiff more rows than strips": tiff_tag(tiff_tag(tiff(GRAY16), 278, 4), 257, H),
+    "tiff deflate, huge": tiff_tag(tiff_tag(tiff(GRAY8, deflate=True), 257, 100_000), 278, 100_000),
+    "tiff lzw, huge": tiff_tag(tiff_tag(LZW, 257, 10**6), 278, 10**6),
+    "tiff fax, huge": tiff_tag(tiff_tag(FAX, 257, 9999), 278, 9999),
+    "png, huge": tall_png(100_000),
+    "jpeg cut": TAILED[:-60],
+    "jpeg cut, zeros": TAILED[:-60] + bytes(60),
+    "jpeg cut behind its thumbnail": THUMBNAIL[:-60],
+    "jpeg, huge": tall_jpeg(60_000),
+    "jpeg progressive, huge": tall_jpeg(60_000, progressive=True),
+    "bmp cut": BMP[:-60],
+    "bmp taller than its rows": BMP[:22] + struct.pack("<i", 13) + BMP[26:],
+    "bmp, huge": BMP[:18] + struct.pack("<ii", 1, 2**28) + BMP[26:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRUNCATED)
+def test_what_is_cut_off_is_noticed_without_decoding(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoders, "_decode_cv2", None)
+    monkeypatch.setattr(decoders, "_decode_pillow", None)
+    (tmp_path / "x.png").write_bytes(TRUNCATED[case])
+    for read in (decoders.describe, read_raw):
+        with pytest.raises(ImageError, match=r"it is truncated"):
+            read(tmp_path / "x.png")
+
+
+WHOLE: dict[str, bytes] = {
+    "jpeg, zeros behind": TAILED + bytes(10_000),
+    "jpeg, data behind": TAILED + b"trailer" * 1000,
+    "jpeg, another behind": TAILED + TAILED[: len(TAILED) // 2],
+    "jpeg with a thumbnail": THUMBNAIL,
+    "jpeg, fill bytes": TAILED[:2] + b"\xff\xff\xff" + TAILED[2:],
+    "png, data behind": png(RGB8, 2) + b"trailer",
+    "bmp, data behind": pillow(Image.fromarray(RGB8), "bmp") + b"trailer",
+    "tiff, data behind": tiff(RGB8) + b"trailer",
+    "tiff, strip said to be longer": tiff_tag(tiff(RGB8), 279, 10**6),
+    "tiff, strip said to be shorter": tiff_tag(tiff(RGB8), 279, 1),
+    "tiff, rows in a strip unlimited": tiff_tag(tiff(RGB8), 278, 2**32 - 1),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_what_is_whole_is_not_refused(case: str, tmp_path: Path) -> None:
+    """What cameras and careless writers make: the pixels are there, and nothing but the pixels is odd."""
+    want = np.asarray(Image.open(io.BytesIO(TAILED))) if "jpeg" in case else RGB8
+    assert same(read_bytes(tmp_path, WHOLE[case]), want)
+    assert decoders.describe(tmp_path / "x.png") == (H, W, "uint8")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "bmp", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4"])
+def test_the_best_compressed_image_is_not_refused(kind: str, tmp_path: Path) -> None:
+    """One colour, as small as a file can be: the limits of what bytes can hold lie below."""
+    black = Image.fromarray(np.zeros((3000, 2900), np.uint8))
+    image = black.convert("1") if kind == "group4" else black
+    options = {"quality": 1, "optimize": True} if kind == "jpeg" else {}
+    is_tiff = kind not in ("jpeg", "png", "bmp")
+    data = pillow(image, "tiff", compression=kind) if is_tiff else pillow(image, kind, **options)
+    assert read_bytes(tmp_path, data).max() <= 1  # JPEG at its worst
+
+
+def test_a_tile_larger_than_the_file_can_hold_is_refused(tmp_path: Path) -> None:
+    """30 x 30 pixels in one tile of a gigabyte: libtiff makes room for the tile first."""
+    data = tiff(GRAY8, deflate=True)
+    for old, new in ((273, 324), (279, 325), (278, 323), (284, 322)):
+        data = data.replace(struct.pack("<HHI", old, 4, 1), struct.pack("<HHI", new, 4, 1))
+    small = tiff_tag(tiff_tag(data, 323, 32), 322, 32)
+    huge = tiff_tag(tiff_tag(data, 323, 2**15), 322, 2**15)
+    for name, content, words in (("small.tif", small, "decoder error"), ("huge.tif", huge, "promises more")):
+        with pytest.raises(ImageError, match=words):
+            read_bytes(tmp_path, content, name)
+
+
+def test_no_chunk_beside_the_pixels_changes_them(tmp_path: Path) -> None:
+    """An animation's first frame may be placed elsewhere, and a wrong checksum there is nobody's concern but ours."""
+    frames = chunk(b"acTL", struct.pack(">II", 1, 0))
+    frames += chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, W - 3, H - 2, 3, 2, 1, 10, 0, 0))
+    assert same(read_bytes(tmp_path, png(RGB8, 2, before=frames)), RGB8)
+    turn = chunk(b"eXIf", EXIF6.tobytes()[6:])
+    for damaged in (turn[:-1] + bytes([turn[-1] ^ 1]), turn.replace(b"eXIf", b"eXIg")):
+        (tmp_path / "x.png").write_bytes(png(GRAY16, 0, before=damaged))
+        for read in (decoders.describe, read_raw):
+            with pytest.raises(ImageError, match="checksum is wrong"):
+                read(tmp_path / "x.png")
+
+
+def test_a_transparent_gray_stays_gray(tmp_path: Path) -> None:
+    assert same(read_bytes(tmp_path, png(GRAY16, 0, chunk(b"tRNS", GRAY16[:1, :1].astype(">u2").tobytes()))), GRAY16)
+
+
+def test_a_decoders_message_is_one_short_line(tmp_path: Path) -> None:
+    """OpenCV ends its messages with a line break; numpy quotes a header of ten thousand characters."""
+    np.save(tmp_path / "x.npy", GRAY16)
+    header = b"{'descr': '<u2', \n\x1b" + b"(" * 9000
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
+    (tmp_path / "x.tif").write_bytes(tiff_tag(tiff(np.zeros((1, 2**20 + 1), np.uint16)), 256, 2**20 + 1))
+    for name in ("x.npy", "x.tif"):
+        with pytest.raises(ImageError, match=name) as caught:
+            read_raw(tmp_path / name)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300 + len(str(tmp_path)) + 100
+
+
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "bigtiff, big-endian": (tiff(GRAY16, ">", big=True), "cannot identify"),

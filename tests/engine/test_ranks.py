@@ -54,7 +54,10 @@ CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
     "cutcam": (CUTCAM, {}),
     "cutcam with some labels": ((*CUTCAM, "--cam_norm", "l2"), {"labelled": (0, 1)}),
     "cutcam without labels": ((*CUTCAM, "--pseudo_labels", "sinkhorn", "--pseudo_every", 1), {"labelled": ()}),
-    "classifier": (("--model", "classifier", "--lr", 0.01, "--val_share", 0.4), {"count": (9, 4)}),  # 4 held out
+    "classifier": (
+        ("--model", "classifier", "--num_classes", 4, "--lr", 0.01, "--val_share", 0.4),
+        {"count": (9, 4)},  # 4 of them held out
+    ),
 }
 Runs = dict[str, tuple[Path, Path]]  # one process, two processes
 

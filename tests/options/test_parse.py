@@ -144,15 +144,24 @@ def test_a_flag_of_one_model_chooses_it_and_says_so(capsys: pytest.CaptureFixtur
     assert captured.out == ""  # stdout belongs to the YAML of --dry_run
 
 
+def test_flags_that_models_share_are_settled_by_those_they_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--num_classes", "3", "--cam_layer", "-1").experiment.model == "cutcam"
+    assert capsys.readouterr().err == "--model cutcam: chosen because of --cam_layer\n"
+    assert train("--num_classes", "3", "--arch", "resnet18").experiment.model == "classifier"
+    with pytest.raises(OptionError, match=r"^--num_classes: belongs to --model classifier or cutcam$"):
+        train("--num_classes", "3")
+
+
 def test_a_model_that_was_chosen_is_kept_and_the_flags_owner_named() -> None:
     with pytest.raises(OptionError, match=r"^--cam_layer: belongs to --model cutcam$"):
         train("--model", "cut", "--cam_layer", "-1")
 
 
 def test_an_unknown_model_or_dataset_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"--model cutcat: unknown \(did you mean 'cutcam'\?\); known: cut, cutcam"):
+    near = r"--model cutcat: unknown \(did you mean 'cutcam'\?\); known: classifier, cut, cutcam"
+    with pytest.raises(ValueError, match=near):
         train("--model", "cutcat")
-    with pytest.raises(ValueError, match=r"--dataset_mode pairs: unknown; known: single, unaligned"):
+    with pytest.raises(ValueError, match=r"--dataset_mode pairs: unknown; known: classes, single, unaligned"):
         train("--dataset_mode", "pairs")
 
 

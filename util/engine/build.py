@@ -15,14 +15,16 @@ from torch.utils.data import DataLoader
 from data.sampler import GlobalBatchSampler
 from util import ranks
 from util.engine.schedule import make_scheduler
+from util.engine.signals import left_to_the_main_process
 from util.engine.step import Precision
-from util.engine.trainer import Frequencies, Outputs, Trainer
+from util.engine.trainer import Frequencies, Outputs, Position, Trainer
 from util.errors import UserError
 from util.visual.base import Sink, Sinks
 from util.visual.console import ConsoleSink
 from util.visual.html import HtmlSink
 from util.visual.jsonl import JsonlSink, read_log
 from util.visual.panel import PanelWriter
+from util.visual.tensorboard_sink import TensorBoardSink
 from util.visual.visdom_sink import VisdomSink
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def trainer_from(
         state: of the run that is continued, not loaded here; None for a new run.
     """
     data, schedule = run.data, run.schedule
-    resume_step = state["position"]["step"] if state else None
+    position = Position(**state["position"]) if state else None
     # CUT's users continue with --epoch_count; here the run knows where it stands, and that flag must not shift it.
     first_epoch = state["first_epoch"] if state else schedule.epoch_count
     sampler = GlobalBatchSampler(
@@ -96,6 +98,7 @@ def trainer_from(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate,
+        worker_init_fn=left_to_the_main_process,
         persistent_workers=workers > 0,
         pin_memory=model.device.type == "cuda",
     )
@@ -107,7 +110,7 @@ def trainer_from(
         optimizers,
         schedulers_from(run, optimizers, first_epoch),
         Precision(run.optim.amp, model.device),
-        outputs_from(run, model, dataset, resume_step),
+        outputs_from(run, model, dataset, position),
         frequencies_from(run),
         epochs=(first_epoch, schedule.last_epoch),
         max_iters=schedule.max_iters,
@@ -126,10 +129,15 @@ def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
 
 def schedulers_from(run: RunOptions, optimizers: Mapping[str, Optimizer], first_epoch: int) -> dict[str, LRScheduler]:
     """The learning rate's schedule of each optimiser, from the epoch of that number on."""
-    opt = run.schedule
+    schedule = run.schedule
     return {
         name: make_scheduler(
-            optimizer, opt.lr_policy, opt.n_epochs, opt.n_epochs_decay, first_epoch, opt.lr_decay_iters
+            optimizer,
+            schedule.lr_policy,
+            schedule.n_epochs,
+            schedule.n_epochs_decay,
+            first_epoch,
+            schedule.lr_decay_iters,
         )
         for name, optimizer in optimizers.items()
     }
@@ -149,13 +157,20 @@ def frequencies_from(run: RunOptions) -> Frequencies:
     )
 
 
-def outputs_from(run: RunOptions, model: Model[Any], dataset: Dataset, resume_step: int | None) -> Outputs:
-    """Sinks of a run; only the first rank has any."""
+def outputs_from(run: RunOptions, model: Model[Any], dataset: Dataset, position: Position | None) -> Outputs:
+    """Sinks of a run; only the first rank has any.
+
+    Args:
+        position: where a run goes on; None for a new one.
+    """
     log, folder, name = run.log, run.folder, run.experiment.name
+    resume_step = position.step if position else None
     if not ranks.is_first():
         return Outputs(folder, Sinks([]), Sinks([]), quiet=True)
     sinks: list[Sink] = [JsonlSink(folder, resume_step), ConsoleSink(folder, log.quiet)]
-    if log.display_id is None or log.display_id > 0:
+    if "tensorboard" in log.sinks:
+        sinks.append(TensorBoardSink(folder / "tensorboard", position.total_iters if position else None))
+    if "visdom" in log.sinks and (log.display_id is None or log.display_id > 0):
         sinks.append(
             VisdomSink(
                 name,

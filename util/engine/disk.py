@@ -42,8 +42,8 @@ class Disk:
             elif must:
                 then = f"{self._stands}; free space on its disk, then continue with --continue_train"
             else:
-                goes_on = "training goes on and tries again at the next save" if again else "training goes on without it"
-                then = f"{self._stands}; {goes_on}; free space on its disk"
+                how = "and tries again at the next save" if again else "without it"
+                then = f"{self._stands}; training goes on {how}; free space on its disk"
             if must:
                 raise CheckpointError(f"{why}; {then}") from error
             self._say(f"WARNING: {why}; {then}")

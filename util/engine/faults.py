@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -116,7 +117,9 @@ class NonFinitePolicy:
         Raises:
             NonFiniteLossError: it does not: --on_nan stop, or too many in a row.
         """
-        where = self._record(fault, batch, epoch, step)
+        where = self._folder / RECORD
+        with contextlib.suppress(OSError):  # a full disk: the message names the images too
+            self._record(where, fault, batch, epoch, step)
         self.skipped += 1
         self._in_a_row += 1
         names = (batch.path_A + batch.path_B)[:SHOWN]
@@ -129,9 +132,8 @@ class NonFinitePolicy:
             raise NonFiniteLossError(text, fault.phase, fault.terms)
         return f"WARNING: {told}. The step is skipped (--on_nan skip); skipped in this run: {self.skipped}"
 
-    def _record(self, fault: NonFiniteLossError, batch: Batch, epoch: int, step: int) -> Path:
+    def _record(self, path: Path, fault: NonFiniteLossError, batch: Batch, epoch: int, step: int) -> None:
         """Append one line; on several ranks each appends its own images."""
-        path = self._folder / RECORD
         line = {
             "epoch": epoch,
             "step": step,
@@ -146,7 +148,6 @@ class NonFinitePolicy:
             os.write(handle, json.dumps(line).encode() + b"\n")  # in one piece, so that ranks do not mix
         finally:
             os.close(handle)
-        return path
 
     def state(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}

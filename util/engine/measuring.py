@@ -33,6 +33,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Add the time inside the block to the stage's."""
         started = time.monotonic()
         try:
             yield

@@ -41,9 +41,9 @@ class ConsoleSink:
         self._append(f"================ Training Loss ({datetime.now().ctime()}) ================")
 
     def scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
-        """Print the losses in one line, and keep one line of everything."""
-        if not self._quiet:
-            losses = {name: value for name, value in values.items() if group_of(name) in LOSS_GROUPS}
+        """Print the losses, where there are any, in one line, and keep one line of everything."""
+        losses = {name: value for name, value in values.items() if group_of(name) in LOSS_GROUPS}
+        if losses and not self._quiet:
             # tqdm.write clears the bars, prints and redraws them; with no bar it is a plain print.
             tqdm.write(console_line(moment, losses), file=sys.stdout)
             sys.stdout.flush()

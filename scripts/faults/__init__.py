@@ -1,0 +1,1 @@
+"""Faults made on purpose: what `scripts/torture.py` runs long, and tests run short."""

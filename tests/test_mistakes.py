@@ -1,0 +1,521 @@
+"""Every mistake costs one line that names flag or file, value and remedy, status 2, and nothing is written.
+
+A row of a table is a command, or damage to a run, and the words that the one line must hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from options.parse import train_options
+from tests.commands import ROOT, SHORT, make_home, run, tree
+from tests.conftest import TINY
+from util.checkpoint import MAGIC, load_state, save_state
+from util.engine.run_folder import OUTLINE
+from util.errors import exit_code
+
+TRAIN = f"--dataroot data --name new {' '.join(TINY)} {SHORT}"
+USE = "--dataroot data --name run --gpu_ids -1"
+LEAVE_OUT = "leave the flag out"
+LEADS = "leads into another folder; give a plain name"
+EQUAL = "both must be equal"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
+def costs_one_line(script: str, flags: str, home: Path, *words: str) -> None:
+    before = tree(home)
+    outcome = run(script, flags, home)
+    assert outcome.status == 2, outcome.err
+    assert outcome.err.startswith("error: "), outcome.err
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert len(outcome.err) < 600, outcome.err
+    for word in words:
+        assert word in outcome.err, outcome.err
+    assert tree(home) == before
+
+
+# --- flags of train.py
+
+CUT, CUTCAM = "--model cut", "--model cutcam --num_classes 4"
+FLAGS = [
+    # ranges, types, words
+    (CUT, "--batch_size 0", "--batch_size 0: must be at least 1"),
+    (CUT, "--lr nan", "--lr nan: is no number"),
+    (CUT, "--lr inf", "--lr inf: must be a finite number"),
+    (CUT, "--lr 1e400", "--lr inf: must be a finite number"),
+    (CUT, "--lambda_NCE -1", "--lambda_NCE -1.0: must be at least 0"),
+    (CUT, "--lr=", "--lr: has no value; expected a number"),
+    (CUT, "--lr", "--lr: needs a value after it"),
+    (CUT, "--max_iters inf", "--max_iters inf: expected a whole number"),
+    (CUT, "--max_dataset_size nan", "--max_dataset_size nan: is no number"),
+    (CUT, "--beta1 1", "--beta1 1.0: must be between 0 and 0.999999"),
+    (CUT, "--seed 99999999999999999999", "must be between 0 and 4294967295"),
+    (CUT, "--nce_idt maybe", "--nce_idt maybe: expected True or False"),
+    (CUT, "--direction CtoD", "--direction CtoD: choose one of AtoB, BtoA"),
+    (CUT, "--direction ''", "--direction '': choose one of AtoB, BtoA"),
+    (CUT, "--amp fp8", "--amp fp8: choose one of off, bf16, fp16"),
+    (CUT, "--netG nosuch", "--netG nosuch: unknown netG 'nosuch': choose one of resnet_9blocks"),
+    (CUT, "--output_nc 2", "--output_nc 2: images have 1 channel (grey) or 3 (RGB)"),
+    (CUT, "--n_epochs 0", "--epoch_count 1: the last epoch is 0; raise --n_epochs"),
+    (CUT, "--epoch_count 9", "--epoch_count 9: the last epoch is 1; raise --n_epochs"),
+    (CUTCAM, "--num_classes 1", "--num_classes 1: must be at least 2"),
+    (CUTCAM, "--lambda_CAM inf", "--lambda_CAM inf: must be a finite number"),
+    (CUTCAM, "--cls_start_epoch inf", "--cls_start_epoch inf: must be a finite number"),
+    # flags that are none
+    (CUT, "--lamda_GAN 1", "--lamda_GAN: no such flag (did you mean --lambda_GAN?)"),
+    (CUT, "--qqqqqqqq 1", "--qqqqqqqq: no such flag; --help lists them all"),
+    (CUT, "-lr 1", "-lr: belongs to no flag; flags begin with --"),
+    (CUT, "leftover", "leftover: belongs to no flag; flags begin with --"),
+    (CUT, "--lambda_CAM 3", "--lambda_CAM: belongs to --model cutcam"),
+    ("", "--model nosuch", "--model nosuch: unknown; known: "),
+    (CUT, "--dataset_mode nosuch", "--dataset_mode nosuch: unknown; known: "),
+    # layers
+    (CUTCAM, "--cam_layer 5", "--cam_layer 5: --nce_layers names 5 layers, so it must be in -5..4"),
+    (CUTCAM, "--cam_layer -6", "--cam_layer -6: --nce_layers names 5 layers, so it must be in -5..4"),
+    (CUTCAM, "--nce_layers 0,99", "--nce_layers 0,99: no layer 99 in ResnetGenerator: valid ids are 0, 1"),
+    (CUTCAM, "--nce_layers -1,4", "--nce_layers -1,4: must be at least 0"),
+    (CUTCAM, "--nce_layers 0,4,4", "--nce_layers 0,4,4: names a layer twice; write 0,4"),
+    (CUTCAM, "--nce_layers 16,4,0", "--nce_layers 16,4,0: is not in rising order; write 0,4,16"),
+    (CUTCAM, "--nce_layers ''", "--nce_layers: name at least one layer"),
+    (CUTCAM, "--nce_layers ,", "--nce_layers: name at least one layer"),
+    # options that contradict each other
+    (CUTCAM, "--input_nc 1 --lambda_IDT 1", f"--input_nc 1 and --output_nc 3: * {EQUAL}"),
+    (CUT, "--input_nc 1 --nce_idt", f"--input_nc 1 and --output_nc 3: * {EQUAL}"),
+    (CUT, "--load_size 32 --crop_size 64", "--crop_size 64 is larger than --load_size 32*raise --load_size or lower"),
+    (CUT, "--crop_size 30", "--crop_size 30,30: --netG resnet_6blocks needs multiples of 4, for example 32,32"),
+    (CUT, "--preprocess resize --crop_size 30", "--crop_size 30,30: *for example 32,32"),
+    (CUT, "--preprocess patch --crop_size 30", "--crop_size 30,30: *for example 32,32"),
+    (
+        CUT,
+        "--netG unet_256 --load_size 286 --crop_size 200",
+        "--crop_size 200,200: --netG unet_256 needs multiples of 256, for example 256,256",
+    ),
+    (CUT, "--netG unet_128 --crop_size 64,128", "--crop_size 64,128: *for example 128,128"),
+    (CUT, "--preprocess foo", "--preprocess does not know 'foo'; its words are resize"),
+    (CUT, "--preprocess resize_and_none", "--preprocess none stands alone; leave out the other words"),
+    (CUT, "--gan_mode wgangp --normD batch", "--gan_mode wgangp: *use --normD instance"),
+    (CUT, "--window_A 5,1", "--window_A 5,1: a window needs finite LO < HI"),
+    (CUT, "--window_A 10", "--window_A 10: window '10' is none of auto, image, LO,HI (counts) and LO%,HI%"),
+    (CUT, "--window_B nan,1", "--window_B nan,1: a window needs finite LO < HI"),
+    (CUT, "--window_B 5%,200%", "--window_B 5%,200%: *percentiles lie between 0% and 100%"),
+    # names and places
+    (CUT, "--name ../x", f"--name ../x: {LEADS}"),
+    (CUT, "--name a/../../x", f"--name a/../../x: {LEADS}"),
+    (CUT, "--name /abs", f"--name /abs: {LEADS}"),
+    (CUT, "--name .", f"--name .: {LEADS}"),
+    (CUT, "--name ''", "--name '': is empty; give a plain name"),
+    (CUT, "--name=", "--name '': is empty; give a plain name"),
+    (CUT, "--name 'a\nb'", "--name a\\nb: holds a line break"),
+    (CUT, f"--name {'x' * 201}", "xxx...: is longer than 200 bytes; give a plain name"),
+    (CUT, "--suffix 'a\nb'", "--name new_a\\nb: holds a line break"),
+    (CUT, "--suffix {nosuch}", "--suffix {nosuch}: 'nosuch' is no option; write options as {netG}"),
+    (CUT, "--suffix '{'", "--suffix {: Single '{' encountered"),
+    (CUT, "--suffix {netG.__class__}", "--suffix {netG.__class__}: *attribute*write options as {netG}"),
+    (CUT, "--suffix '{netG:>99999999}'", "--suffix {netG:>99999999}: *write options as {netG}"),
+    (CUT, "--epoch ../x", f"--epoch ../x: {LEADS}"),
+    (CUT, "--checkpoints_dir data/labels.csv", "--checkpoints_dir: data/labels.csv is no folder; give another place"),
+    (CUT, "--checkpoints_dir ''", "--checkpoints_dir '': is empty; give a folder"),
+    (CUT, "--dataroot nowhere", "--dataroot nowhere: no such folder"),
+    (CUT, "--dataroot data/labels.csv", "--dataroot data/labels.csv: no such folder"),
+    (CUT, "--dataroot ''", "--dataroot: give the folder that holds trainA and trainB"),
+    (CUT, "--config nosuch.yaml", "nosuch.yaml: cannot be read as a YAML file of options: No such file"),
+    (CUT, "--config 'a\nb'", "a\\nb: cannot be read as a YAML file of options"),
+    (CUT, "--config data", "data: cannot be read as a YAML file of options: Is a directory"),
+    (CUT, "--config data/labels.csv", "data/labels.csv: must hold lines of the form `option: value`"),
+    (CUT, "--config data/trainA/00.png", "data/trainA/00.png: is no valid YAML"),
+    # devices
+    (CUT, "--gpu_ids 77", "--gpu_ids 77: this machine shows * usable GPUs; --gpu_ids -1 uses the CPU"),
+    (CUT, "--gpu_ids x", "--gpu_ids x: give the number of a GPU, -1 (the CPU) or auto"),
+    (CUT, "--gpu_ids ''", "--gpu_ids '': give the number of a GPU"),
+    (CUT, "--gpu_ids 0,1", "--gpu_ids 0,1: one process uses one GPU; for several start torchrun"),
+    # runs that are there, and those that are not
+    (CUT, "--name plain", "checkpoints/plain already holds a run: add --continue_train to continue it"),
+    (
+        CUT,
+        "--continue_train",
+        "--continue_train: checkpoints/new/latest_state.pt does not exist; start the run without",
+    ),
+    (CUT, "--continue_train maybe", "--continue_train maybe: expected True or False"),
+    (CUT, "--pretrained_name nosuch", "--pretrained_name nosuch: checkpoints/nosuch does not exist; give the name"),
+    (CUT, "--pretrained_name ../x", f"--pretrained_name ../x: {LEADS}"),
+    (CUT, "--pretrained_name run --epoch 500", "--epoch 500: *500_net_G.pth does not exist; there are: latest"),
+    (CUT, "--pretrained_name run --input_nc 1 --output_nc 1", "(8, 3, 7, 7) instead of (8, 1, 7, 7)*check --netG"),
+    (CUTCAM, "--pretrained_name run --num_classes 5", "latest_net_C.pth: does not fit the network*check --num_classes"),
+]
+
+
+@pytest.mark.parametrize(("model", "flags", "expected"), FLAGS, ids=[shlex.join(shlex.split(row[1])) for row in FLAGS])
+def test_a_wrong_flag_of_training(home: Path, model: str, flags: str, expected: str) -> None:
+    costs_one_line("train", f"{TRAIN} {model} {flags}", home, *expected.split("*"))
+
+
+@pytest.mark.parametrize("flag", ["--input_nc 1", "--output_nc 1", "--ngf 4", "--netG resnet_9blocks", "--normG batch"])
+@pytest.mark.parametrize("script", ["train", "test", "cam_infer"])
+def test_a_run_keeps_the_shape_of_its_networks(home: Path, script: str, flag: str) -> None:
+    saved = {"input_nc": "3", "output_nc": "3", "ngf": "8", "netG": "resnet_6blocks", "normG": "instance"}
+    again = " --continue_train" if script == "train" else ""
+    remedy = "leave out the changed flags" if script == "train" else LEAVE_OUT
+    trained = f"{flag}: the run checkpoints/run was trained with {saved[flag.split()[0][2:]]}"
+    costs_one_line(script, f"{USE} {flag}{again}", home, trained, remedy)
+
+
+@pytest.mark.parametrize(
+    ("flag", "saved"),
+    [
+        ("--model cut", "cutcam"),
+        ("--num_classes 3", "4"),
+        ("--nce_layers 0,4", "0,4,8,12,16"),
+        ("--cam_layer 0", "-1"),
+        ("--direction BtoA", "AtoB"),
+        ("--window_A 0,9", "auto"),
+    ],
+)
+def test_a_run_that_goes_on_keeps_what_its_weights_mean(home: Path, flag: str, saved: str) -> None:
+    expected = f"{flag}: the run checkpoints/run was trained with {saved}"
+    costs_one_line("train", f"{USE} --continue_train {flag}", home, expected, "leave out the changed flags")
+
+
+# --- flags of test.py and cam_infer.py
+
+INFERENCE = [
+    ("test", "--epoch 500", "--epoch 500: checkpoints/run/500_net_G.pth does not exist; there are: latest"),
+    ("test", "--epoch ../plain/latest", f"--epoch ../plain/latest: {LEADS}"),
+    ("test", "--epoch a/b", "--epoch a/b: is to be one word"),
+    ("test", "--name nosuch", "--name nosuch: *options.yaml does not exist; *there are: "),
+    ("test", "--name ../x", f"--name ../x: {LEADS}"),
+    ("test", "--name ''", "--name '': is empty"),
+    ("test", "--phase nosuch", "--dataroot data: has no folder nosuchA"),
+    ("test", "--phase ../../x", f"--phase ../../x: {LEADS}"),
+    ("test", "--results_dir data/labels.csv", "--results_dir: data/labels.csv is no folder; give another place"),
+    ("test", "--results_dir ''", "--results_dir '': is empty; give a folder"),
+    ("test", "--num_test 0", "--num_test 0: must be at least 1"),
+    ("test", "--dataroot ''", "--dataroot '': is empty; give the folder of the images"),
+    ("test", "--dataroot nowhere", "--dataroot nowhere: no such folder"),
+    ("test", "--checkpoints_dir nowhere", "--name run: nowhere/run/options.yaml does not exist"),
+    ("test", "--crop_size 30", "--crop_size 30,30: *for example 32,32"),
+    ("test", "--suffix x", "--suffix x: give the run's whole name"),
+    ("test", "--config x.yaml", "--config: no such flag"),
+    ("test", "--class_idx 1", "--class_idx: no such flag"),
+    ("test", "--gpu_ids 77", "--gpu_ids 77: "),
+    ("cam_infer", "--class_idx 4", "--class_idx 4: the head has the classes 0 to 3"),
+    ("cam_infer", "--class_idx -2", "--class_idx -2: must be at least -1"),
+    ("cam_infer", "--overlay_strength nan", "--overlay_strength nan: is no number"),
+    ("cam_infer", "--colormap foo", "--colormap foo: choose one of jet"),
+    ("cam_infer", "--name plain", "has no class head, so there are no maps; train with --model cutcam"),
+    ("cam_infer", "--labels_A nosuch.csv", "nosuch.csv: cannot be read as a label file"),
+    ("cam_infer", "--labels_from_folders", "--labels_from_folders needs a sub-folder per class"),
+]
+
+
+@pytest.mark.parametrize(("script", "flags", "expected"), INFERENCE)
+def test_a_wrong_flag_of_inference(home: Path, script: str, flags: str, expected: str) -> None:
+    costs_one_line(script, f"{USE} {flags}", home, *expected.split("*"))
+
+
+# --- run folders that are damaged, or come from strangers
+
+Damage = Callable[[Path], object]
+OPTIONS, DOMAINS, STATE, G = "options.yaml", "domains.json", "latest_state.pt", "latest_net_G.pth"
+
+
+def content(name: str, text: str | bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def option(**changed: Any) -> Damage:
+    def damage(folder: Path) -> None:
+        saved = yaml.safe_load((folder / OPTIONS).read_text())
+        (folder / OPTIONS).write_text(yaml.safe_dump(saved | changed))
+
+    return damage
+
+
+def cut_at(word: str) -> Damage:
+    """The options up to a word, as a copy on a full disk leaves them."""
+    return lambda folder: content(OPTIONS, (folder / OPTIONS).read_text().partition(word)[0])(folder)
+
+
+def as_folder(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+
+    return damage
+
+
+def gone(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def state(*path: str, value: Any = None) -> Damage:
+    """One entry of the training state taken out, or changed; its checksum fits."""
+
+    def damage(folder: Path) -> None:
+        whole = load_state(folder / STATE)
+        part = whole
+        for name in path[:-1]:
+            part = part[name]
+        if value is None:
+            del part[path[-1]]
+        else:
+            part[path[-1]] = value
+        save_state(folder / STATE, whole)
+
+    return damage
+
+
+def pickled(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def framed(payload: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
+    def damage(folder: Path) -> None:
+        saved = torch.load(folder / G, weights_only=True)
+        torch.save({name: change(value) for name, value in saved.items()}, folder / G)
+
+    return damage
+
+
+def bomb() -> bytes:
+    """8 MB of zeros in 8 kB, as PyTorch never writes them."""
+    packed = io.BytesIO()
+    plain = zipfile.ZipFile(io.BytesIO(pickled({"w": torch.zeros(2_000_000)})))
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    return packed.getvalue()
+
+
+def claims_too_much() -> bytes:
+    """A tensor of seven numbers that says it has 10^13."""
+    changed = io.BytesIO()
+    plain = zipfile.ZipFile(io.BytesIO(pickled({"w": torch.zeros(7)})))
+    with zipfile.ZipFile(changed, "w") as archive:
+        for name in plain.namelist():
+            part = plain.read(name)
+            if name.endswith("data.pkl"):
+                place = part.index(b"K\x07tq")
+                part = part[:place] + b"\x8a\x06" + struct.pack("<Q", 10**13)[:6] + part[place + 2 :]
+            archive.writestr(name, part)
+    return changed.getvalue()
+
+
+SLASHED = "--dataset_mode ../../x: unknown; known: "
+BOMB = "a: &a [1,1,1,1]\nb: &b [*a,*a,*a,*a]\nnce_layers: *b\n"
+ALL, USERS, TRAINING = ("test", "cam_infer", "train"), ("test", "cam_infer"), ("train",)
+DAMAGES: list[tuple[str, Damage, tuple[str, ...], str]] = [
+    ("no options", content(OPTIONS, ""), ALL, "options.yaml: must hold lines of the form `option: value`"),
+    ("half of the options", cut_at("# networks"), ALL, "options.yaml: is damaged or truncated: it lacks input_nc"),
+    ("no data set options", cut_at("# labels"), ALL, "options.yaml: is damaged or truncated: it lacks labels_A"),
+    ("half a word", cut_at("alse\nnum_threads"), ALL, "options.yaml: --serial_batches f: expected True"),
+    ("half a list", cut_at("]"), ALL, "options.yaml: is no valid YAML"),
+    ("options that are bytes", content(OPTIONS, b"name: \xe4\n"), ALL, "options.yaml: is no valid YAML"),
+    ("options of nested lists", content(OPTIONS, "a: " + "[" * 5000), ("test",), "options.yaml: is no"),
+    ("options that grow", content(OPTIONS, BOMB), ("test",), "options.yaml: must hold lines"),
+    ("options that run code", content(OPTIONS, "a: !!python/object:os.system {}"), ("test",), "is no valid YAML"),
+    ("options with a strange tag", content(OPTIONS, "lr: !!int ''"), ("test",), "options.yaml: is no valid YAML"),
+    ("options of another version", option(future=3), ALL, "options.yaml: future: no option of this run; correct or"),
+    ("a value of another type", option(ngf="many"), ALL, "options.yaml: --ngf many: expected a whole number"),
+    ("a value out of range", option(ngf=-3), ALL, "options.yaml: --ngf -3: must be at least 1"),
+    ("another program's model", option(model="other"), ALL, "--model other: unknown; known: "),
+    ("a data set out of the folder", option(dataset_mode="../../x"), ALL, SLASHED),
+    ("an option of inference", option(results_dir="x"), ALL, "options.yaml: results_dir: no option of this run"),
+    ("options that are a folder", as_folder(OPTIONS), ALL, "options.yaml: cannot be read as a YAML file of options"),
+    ("options that are gone", gone(OPTIONS), TRAINING, "--continue_train: checkpoints/bad/options.yaml does not exist"),
+    ("no domains", gone(DOMAINS), ALL, "checkpoints/bad: holds no domains.json"),
+    ("domains of nested lists", content(DOMAINS, "[" * 100_000), ("test",), "domains.json: is damaged"),
+    ("empty domains", content(DOMAINS, ""), ALL, "domains.json: is damaged"),
+    ("half of the domains", content(DOMAINS, '{"source": {}}'), ALL, "domains.json: is damaged"),
+    ("domains that are a list", content(DOMAINS, "[]"), ALL, "domains.json: is damaged"),
+    ("weights that are gone", gone(G), USERS, "--epoch latest: checkpoints/bad/latest_net_G.pth does not exist"),
+    ("weights that are a folder", as_folder(G), USERS, "latest_net_G.pth does not exist; there are: none"),
+    ("weights that are empty", content(G, ""), USERS, "latest_net_G.pth: cannot be loaded as plain weights"),
+    (
+        "weights that are NaN",
+        weights(lambda w: w * float("nan")),
+        USERS,
+        "holds NaN or infinite values; use an earlier",
+    ),
+    (
+        "weights that are whole",
+        weights(torch.Tensor.int),
+        ("test",),
+        "has model.1.weight of type torch.int32 instead of",
+    ),
+    ("weights without names", content(G, pickled({1: torch.zeros(1)})), ("test",), "holds no state dict of a network"),
+    ("weights elsewhere", weights(lambda w: w.to("meta")), ("test",), "holds no state dict of a network"),
+    ("a bomb", content(G, bomb()), ("test",), "latest_net_G.pth: claims 8,0"),
+    ("a tensor that claims too much", content(G, claims_too_much()), ("test",), "cannot be loaded as plain weights"),
+    ("nested pickles", content(G, b"\x80\x02" + b"(" * 5000 + b"."), ("test",), "cannot be loaded as plain weights"),
+    ("a state that is gone", gone(STATE), TRAINING, "latest_state.pt does not exist; start the run without the flag"),
+    ("another program's state", content(STATE, pickled({"G": 1})), TRAINING, "is no training state of this project"),
+    ("another version's state", content(STATE, MAGIC[:6] + b"02" + bytes(90)), TRAINING, "has format 02, this program"),
+    ("an empty state", content(STATE, framed(pickled({}))), TRAINING, "is missing or is not what this version writes"),
+    (
+        "a state that is a list",
+        content(STATE, framed(pickled([1]))),
+        TRAINING,
+        "latest_state.pt: holds no training state",
+    ),
+    ("networks of words", state("nets", "G", value="x"), TRAINING, "does not fit the options of this command"),
+    ("a model of words", state("model", value={"cap": 1}), TRAINING, "does not fit the options of this command"),
+    ("a strange position", state("position", "x", value=1), TRAINING, "'position' is missing or is not what"),
+    ("a position of words", state("position", "step", value="x"), TRAINING, "'position' is missing or is not what"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "damage", "expected"),
+    [pytest.param(script, row[1], row[3], id=f"{script}: {row[0]}") for row in DAMAGES for script in row[2]],
+)
+def test_a_damaged_run(home: Path, script: str, damage: Damage, expected: str) -> None:
+    spoil(home, damage)
+    flags = "--dataroot data --name bad --gpu_ids -1" + (" --continue_train" if script == "train" else "")
+    costs_one_line(script, flags, home, *expected.split("*"))
+
+
+def spoil(home: Path, damage: Damage) -> Path:
+    folder = home / "checkpoints/bad"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(home / "checkpoints/run", folder)
+    damage(folder)
+    return folder
+
+
+def test_a_state_that_lacks_a_part(home: Path) -> None:
+    """Whatever the trainer saves may be missing in another version's file: it is asked for, or done without."""
+    saved = load_state(home / "checkpoints/run" / STATE)
+    assert set(OUTLINE) <= set(saved)
+    flags = "--dataroot data --name bad --continue_train --gpu_ids -1"
+    for key in saved:
+        spoil(home, state(key))
+        if key in OUTLINE:
+            words = (f"latest_state.pt: '{key}' is missing or is not what this version writes", "begin a new run with")
+            costs_one_line("train", flags, home, *words)
+        else:
+            outcome = run("train", flags, home)
+            assert outcome.status == 0, outcome.err
+
+
+class Evil:
+    """A pickle that runs a command when it is loaded: here, one that leaves a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch '{self._mark}'",)
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [("test", G), ("cam_infer", "latest_net_C.pth"), ("train", STATE), ("train", "pretrained")]
+)
+@pytest.mark.parametrize("write", [pickled, pickle.dumps])
+def test_code_in_a_checkpoint_is_not_run(
+    home: Path, tmp_path: Path, script: str, name: str, write: Callable[[Any], bytes]
+) -> None:
+    mark = tmp_path / "mark"
+    payload = write({"nets": Evil(mark)})
+    folder = spoil(home, content(G if name == "pretrained" else name, framed(payload) if name == STATE else payload))
+    flags = f"--dataroot data --name {folder.name} --gpu_ids -1" + (" --continue_train" if script == "train" else "")
+    flags = f"{TRAIN} --model cut --pretrained_name bad" if name == "pretrained" else flags
+    costs_one_line(script, flags, home, "checkpoints/bad/latest_", ": cannot be loaded as plain weights (")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Evil(mark)))  # the pickle is a live one
+    assert mark.exists()
+
+
+# --- what is no mistake
+
+
+def test_the_last_of_two_equal_flags_counts_everywhere() -> None:
+    flags = "--dataroot x --name a --lr 1 --model cut --nce_idt --lr 2 --model cutcam --name b"
+    options = train_options(shlex.split(flags))
+    assert (options.experiment.name, options.experiment.model, options.optim.lr) == ("b", "cutcam", 2.0)
+
+
+def test_a_file_written_by_hand_may_leave_options_out(home: Path) -> None:
+    lines = "model: cutcam\nngf: 8\nndf: 8\nnetG: resnet_6blocks\nnum_classes: 4\ncrop_size: 32\nload_size: 36\n"
+    spoil(home, content(OPTIONS, lines + "netF_nc: 16\n"))
+    outcome = run("test", f"--dataroot data --name bad --gpu_ids -1 --results_dir {home / 'by_hand'}", home)
+    assert outcome.status == 0, outcome.err
+
+
+def test_a_size_that_is_rounded_is_said(home: Path) -> None:
+    flags = f"{TRAIN} --model cut --name rounded --preprocess resize --load_size 33 --max_iters 1"
+    outcome = run("train", flags, home)
+    assert outcome.status == 0, outcome.err
+    assert "--load_size 33,33: resnet_6blocks needs multiples of 4; images come to 32,32" in outcome.out
+
+
+# --- as real commands
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "flags", "expected"),
+    [
+        ("train.py", f"{TRAIN} --model cutcam --cam_layer 9", "--cam_layer 9: --nce_layers names 5 layers"),
+        ("cam_infer.py", f"{USE} --epoch 500", "--epoch 500: *does not exist; there are: latest"),
+    ],
+)
+def test_a_real_command_prints_one_line_and_ends_with_2(home: Path, script: str, flags: str, expected: str) -> None:
+    before = tree(home)
+    command = [sys.executable, str(ROOT / script), *shlex.split(flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.stderr
+    assert all(word in result.stderr for word in expected.split("*"))
+    assert tree(home) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines"),
+    ],
+)
+def test_too_little_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> int:
+        raise error
+
+    assert exit_code(fails) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("error: out of memory: lower --batch_size, --crop_size or --ngf")
+
+
+def test_a_bug_is_no_mistake_of_the_user() -> None:
+    def fails() -> int:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        exit_code(fails)
