@@ -1,0 +1,64 @@
+"""Measure a trained run: `python scripts/evaluate.py --dataroot DIR --name RUN [--epochs 100,150,latest]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
+
+from options.groups import Evaluation, Inference
+from options.parse import RunOptions, extra, inference_options
+from scripts.evaluating.bench import Bench, at_epoch, epochs_of
+from scripts.evaluating.pictures import draw
+from scripts.evaluating.record import record, step_of, write_record
+from scripts.evaluating.table import say_protocol, say_scores
+from util.engine.build import choose_device
+from util.engine.measuring import measure
+from util.errors import exit_code
+from util.metrics import METRICS
+
+
+def main() -> int:
+    run = inference_options((Inference, Evaluation), prog="evaluate.py")
+    wanted = extra(run, Evaluation)
+    for name in wanted.metrics:
+        METRICS.get(name)  # an unknown name before any work
+    epochs = epochs_of(run)
+    bench = Bench(run, choose_device(run.runtime.gpu_ids))
+    for epoch in epochs:
+        evaluate(bench, at_epoch(run, epoch))
+    say_protocol(run.folder, bench.inference.phase)
+    return 0
+
+
+def evaluate(bench: Bench, run: RunOptions) -> Path:
+    """Translate, measure, write and draw one epoch; returns the path of its JSON file."""
+    epoch, phase = run.experiment.epoch, bench.inference.phase
+    bench.clock.seconds.clear()
+    translated = bench.translated(run)
+    material = bench.material(run, translated)
+    scores = measure(material, bench.wanted.metrics, bench.clock)
+    content = record(
+        run,
+        phase=phase,
+        epoch=epoch,
+        step=step_of(run),
+        sets={"source": material.source, "target": material.real},
+        names=translated.names,
+        feature_kind=material.feature_kind,
+        scores=scores,
+        seconds=bench.clock.seconds,
+    )
+    features = material.features
+    both = (features(material.fake)[0], features(material.real)[0]) if features and material.real else None
+    path = write_record(run.folder, content, both)
+    with bench.clock.stage("pictures"):
+        report = draw(bench, material, translated, content, path.with_suffix(""))
+    say_scores(run.experiment.name, epoch, scores, bench.clock.seconds)
+    print(f"numbers: {path}; report: {report}")
+    return path
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

@@ -1,0 +1,75 @@
+"""Tables that an evaluation finds beside the images, or is given."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from data.annotations import read_boxes, read_masks, read_pairs
+from options.groups import Evaluation
+from options.parse import RunOptions
+from options.schema import OptionError
+from util.metrics.base import Boxes, ImageSet
+
+Segmenter = Callable[[Tensor], Tensor]
+
+
+def pairs_of(
+    run: RunOptions, wanted: Evaluation, phase: str, source: ImageSet, target: ImageSet | None
+) -> list[tuple[int, int]] | None:
+    """True pairs from --pairs, or from `pairs_<phase>.csv` in the data where it is; None without either.
+
+    Raises:
+        DataError: the table cannot be used.
+    """
+    root = Path(run.data.dataroot)
+    table = Path(wanted.pairs) if wanted.pairs else root / f"pairs_{phase}.csv"
+    if target is None or not (wanted.pairs or table.is_file()):
+        return None
+    return read_pairs(table, below(root, source.files), below(root, target.files), run.data.direction)
+
+
+def boxes_of(run: RunOptions, wanted: Evaluation, phase: str, source: ImageSet) -> Boxes | None:
+    """Targets of the inputs from --boxes and --masks, or from `boxes.csv` and `masks_<phase>` in the data.
+
+    Raises:
+        DataError: a table or a folder cannot be used.
+    """
+    root = Path(run.data.dataroot)
+    names = below(root, source.files)
+    table = Path(wanted.boxes) if wanted.boxes else root / "boxes.csv"
+    folder = Path(wanted.masks) if wanted.masks else root / f"masks_{phase}"
+    with_boxes, with_masks = bool(wanted.boxes) or table.is_file(), bool(wanted.masks) or folder.is_dir()
+    if not with_boxes and not with_masks:
+        return None
+    return Boxes(
+        read_boxes(table, names) if with_boxes else [[] for _ in names],
+        read_masks(folder, names) if with_masks else [None for _ in names],
+    )
+
+
+def segmenter_from(wanted: Evaluation) -> Segmenter | None:
+    """The function that --segmenter MODULE:FUNCTION names.
+
+    Raises:
+        OptionError: there is no such module or function.
+    """
+    if wanted.segmenter is None:
+        return None
+    module, _, name = wanted.segmenter.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(
+            f"--segmenter {wanted.segmenter}: {error}; give MODULE:FUNCTION of a module that python finds from here"
+        ) from error
+    found: Segmenter = function
+    return found
+
+
+def below(root: Path, files: Sequence[Path]) -> list[str]:
+    """Paths below the data root, as tables name them; of files elsewhere their bare names."""
+    return [file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in files]

@@ -1,0 +1,94 @@
+"""Figures and report of one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.evaluating.bench import Bench
+from scripts.evaluating.images import Translated, pictures
+from util.metrics.base import Material
+from util.visual.difference import difference, symmetric_limit, with_colour_bar
+from util.visual.embedding import embed, embedding_figure
+from util.visual.figures import confusion_figure, figure_bytes, save_figure
+from util.visual.histogram import feature_figure, intensity_figure
+from util.visual.montage import evenly_spaced, montage
+from util.visual.report import ReportRow, select_images, write_report
+
+ROWS = 6  # of the montage
+# The score whose worst images a gallery shows first, in order of preference.
+SORTED_BY = ("lpips", "ssim", "CAM_energy_fake", "CAM_corr", "ssim_input", "cc_input")
+
+
+def draw(bench: Bench, material: Material, translated: Translated, record: Mapping[str, Any], folder: Path) -> Path:
+    """Write every figure as PNG and PDF below a folder, and the report; returns the report's path."""
+    figures = {**_figures(bench, material, record), "Examples": _montage(translated, material)}
+    for title, figure in figures.items():
+        save_figure(figure, folder / title.lower().replace(" ", "_"))
+    embedded = {title: figure_bytes(figure, "png") for title, figure in figures.items()}
+    rows, chosen = _gallery(bench, material, translated, record)
+    report = folder / "report.html"
+    write_report(report, record, rows, embedded, chosen=chosen, class_names=dict(bench.class_names))
+    return report
+
+
+def _figures(bench: Bench, material: Material, record: Mapping[str, Any]) -> dict[str, Any]:
+    sets = {"source": material.source, "translations": material.fake}
+    if material.real is not None:
+        sets["real"] = material.real
+    found: dict[str, Any] = {}
+    target = bench.split.target.window
+    windows = {"source": bench.split.source.window, "translations": target, "real": target}
+    known = {name: (w.low, w.high) for name, w in windows.items() if name in sets and w is not None}
+    found["Intensities"] = intensity_figure(
+        {name: map(images.read, range(len(images))) for name, images in sets.items()},
+        known if len(known) == len(sets) else None,
+    )
+    if material.features is not None and material.real is not None:
+        features = {name: material.features(images)[0].numpy() for name, images in sets.items()}
+        labels = {name: images.labels for name, images in sets.items()}
+        found["Features"] = feature_figure(features)
+        for method in ("tsne", *(("umap",) if bench.wanted.umap else ())):
+            placed = embed(features, method, material.seed)
+            found[{"tsne": "t-SNE", "umap": "UMAP"}[method]] = embedding_figure(placed, labels, material.class_names)
+    if "flips" in record["tables"]:
+        table = record["tables"]["flips"]
+        found["Semantic flips"] = confusion_figure(table["counts"], table["classes"])
+    return found
+
+
+def _montage(translated: Translated, material: Material) -> Any:
+    partner = dict(material.pairs or ())
+    numbers = evenly_spaced(len(translated.names), ROWS)
+    return montage(
+        [_row(translated, material, number, partner) for number in numbers], [translated.names[n] for n in numbers]
+    )
+
+
+def _row(translated: Translated, material: Material, number: int, partner: Mapping[int, int]) -> dict[str, Any]:
+    target = material.real.read(partner[number]) if material.real is not None and number in partner else None
+    shown: dict[str, Any] = dict(pictures(translated, number, target))
+    made, asked = translated.images.read(number), translated.source.read(number)
+    changed = difference(made, asked) if made.shape == asked.shape else None
+    if changed is not None:
+        shown["translation - input"] = with_colour_bar(changed, symmetric_limit([changed]))
+    return shown
+
+
+def _gallery(
+    bench: Bench, material: Material, translated: Translated, record: Mapping[str, Any]
+) -> tuple[list[ReportRow], str]:
+    columns = record["per_image"]
+    name = next((score for score in SORTED_BY if score in columns), "")
+    better = record["metrics"].get(name, {}).get("better", "")
+    most = bench.wanted.report_images
+    if most < 2:
+        return [], "no images (--report_images)"
+    chosen = select_images(len(translated.names), most, columns.get(name), name, better)
+    partner = dict(material.pairs or ())
+    rows = [
+        ReportRow(translated.names[n], _row(translated, material, n, partner), translated.source.labels[n])
+        for n in chosen.numbers
+    ]
+    return rows, chosen.statement

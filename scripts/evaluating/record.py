@@ -1,0 +1,122 @@
+"""What an evaluation leaves behind: one JSON file with its protocol, and the features of set metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from options.parse import RunOptions
+from util.checkpoint import STATE_FILE, load_state
+from util.evaluations import FOLDER
+from util.files import write_atomic
+from util.metrics.base import ImageSet, Scores
+
+PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "numpy", "scipy", "scikit-learn")
+
+
+def record(
+    run: RunOptions,
+    *,
+    phase: str,
+    epoch: str,
+    step: int,
+    sets: Mapping[str, ImageSet | None],
+    names: Sequence[str],
+    feature_kind: str,
+    scores: Scores,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """The content of an evaluation's file.
+
+    Args:
+        sets: "source" and "target".
+        names: of the translated images.
+    """
+    return {
+        "run": run.experiment.name,
+        "model": run.experiment.model,
+        "seed": run.experiment.seed,
+        "epoch": epoch,
+        "step": step,
+        "phase": phase,
+        "direction": run.data.direction,
+        "data": {"dataroot": run.data.dataroot, **{name: described(images) for name, images in sets.items()}},
+        "versions": versions(),
+        "options": {item.name: plain(getattr(group, item.name)) for group in run.groups() for item in fields(group)},
+        "features": feature_kind,
+        "metrics": {name: asdict(value) for name, value in scores.values.items()},
+        "per_image": {
+            "file": list(names),
+            "label": list(sets["source"].labels if sets["source"] else []),
+            **{name: list(column) for name, column in scores.per_image.items()},
+        },
+        "tables": dict(scores.tables),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
+
+
+def write_record(folder: Path, content: Mapping[str, Any], features: tuple[Tensor, Tensor] | None) -> Path:
+    """Write `<phase>_<epoch>.json` below a run's folder, and `..._features.npz` (fake, real, kind) beside it.
+
+    Returns:
+        The path of the JSON file.
+    """
+    path = folder / FOLDER / f"{content['phase']}_{content['epoch']}.json"
+    if features is not None:
+        buffer = io.BytesIO()
+        fake, real = (one.float().cpu().numpy() for one in features)
+        np.savez_compressed(buffer, fake=fake, real=real, kind=np.array(content["features"]))
+        write_atomic(path.with_name(f"{path.stem}_features.npz"), buffer.getvalue())
+    write_atomic(path, json.dumps(content, indent=1, allow_nan=False).encode())
+    return path
+
+
+def described(images: ImageSet | None) -> dict[str, Any] | None:
+    """How many images, and a digest of their files' content in order: what makes two evaluations comparable."""
+    if images is None:
+        return None
+    digest = hashlib.sha256()
+    for file in images.files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return {"count": len(images), "digest": digest.hexdigest()}
+
+
+def step_of(run: RunOptions) -> int:
+    """How many steps the evaluated weights had seen, by the run's state; 0 where there is none."""
+    file, epoch = run.folder / STATE_FILE, run.experiment.epoch
+    if not file.is_file():
+        return 0
+    state = load_state(file)
+    position = state["position"]
+    if epoch.isdigit():
+        return (int(epoch) - int(state["first_epoch"]) + 1) * int(state["steps_per_epoch"])
+    if epoch.startswith("iter_") and position["total_iters"]:
+        return int(epoch.removeprefix("iter_")) * int(position["step"]) // int(position["total_iters"])
+    return int(position["step"])
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def plain(value: Any) -> Any:
+    """An option's value as JSON holds it."""
+    if isinstance(value, tuple):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -1,0 +1,32 @@
+"""Pearson correlation of intensities (CC)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from util.metrics.base import METRICS, Material, Metric, Scores
+from util.metrics.paired import compare_pairs, each_with_itself, scores_of
+
+KIND = "over all pixels and channels"
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation coefficient of two (1, C, H, W); 0 where one of them is constant."""
+    flat = [(x - x.mean()).flatten().double() for x in (a.double(), b.double())]
+    return cosine_similarity(flat[0], flat[1], dim=0, eps=1e-12)
+
+
+@METRICS.register("cc")
+class Correlation(Metric):
+    """`cc`: translation against the true target, where pairs are known; `cc_input`: against its own input."""
+
+    def compute(self, material: Material) -> Scores:
+        count = len(material.fake)
+        own = each_with_itself(material.fake)
+        found = compare_pairs(material.fake, material.source, own, pearson)
+        scores = scores_of("cc_input", found, own, count, KIND, "")
+        if material.pairs is None or material.real is None:
+            return scores
+        true = compare_pairs(material.fake, material.real, material.pairs, pearson)
+        return scores.and_also(scores_of("cc", true, material.pairs, count, KIND, "higher"))
