@@ -294,9 +294,9 @@ def _check_jpeg(file: BinaryIO, height: int, width: int) -> None:
     size = _size(file)
     if frame in (0xC0, 0xC1, 0xC2):  # Huffman codes; arithmetic ones can be shorter than a bit
         _check_room(-(-height // 8) * -(-width // 8), 8 * size)
-    file.seek(max(scan, size - 4096))
-    if not file.read().rstrip(b"\0").endswith(b"\xff\xd9"):
-        file.seek(scan)  # something follows the image: a camera's data, a second picture
+    file.seek(max(scan, size - 2))
+    if file.read() != b"\xff\xd9":
+        file.seek(scan)  # something follows the image: zeros, a camera's data, a second picture
         if b"\xff\xd9" not in file.read():
             raise ImageError("it is truncated (a JPEG without an end)")
 

@@ -22,8 +22,9 @@ from options.schema import (
     OptionError,
     Size,
     build,
-    check_finite,
+    check_given,
     check_name,
+    check_place,
     convert,
     fields_of,
     shorten,
@@ -95,6 +96,8 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     argv = list(sys.argv[1:] if argv is None else argv)
     first = _first_look(argv)
     own = _run_to_continue(first)
+    if "config" in first:
+        check_place("config", first["config"])
     file = Path(first["config"]) if "config" in first else own
     config = read_yaml(file) if file else {}
     if file == own:
@@ -213,7 +216,7 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
 def _check_values(run: RunOptions) -> None:
     """Raise where names lead out of their folders, or a window is none: what a type and a range cannot say."""
     for group in (*run.groups(), *run.extra):
-        check_finite(group)
+        check_given(group)
     experiment = run.experiment
     check_name("name", experiment.name, folders=True)
     check_name("epoch", experiment.epoch)
@@ -225,8 +228,7 @@ def _check_values(run: RunOptions) -> None:
             check_name("phase", wanted.phase)
             places["results_dir"] = wanted.results_dir
     for flag, place in places.items():
-        if not place.strip():
-            raise OptionError(f"--{flag} {place!r}: is empty; give a folder")
+        check_place(flag, place)
     for flag, window in (("window_A", run.data.window_A), ("window_B", run.data.window_B)):
         try:
             parse_window(window)
@@ -296,9 +298,10 @@ def _first_look(argv: list[str]) -> dict[str, Any]:
 
 def _run_folder(first: Mapping[str, str]) -> Path:
     base = g.Experiment()
-    name = first.get("name", base.name)
+    place, name = first.get("checkpoints_dir", base.checkpoints_dir), first.get("name", base.name)
+    check_place("checkpoints_dir", place)
     check_name("name", name, folders=True)
-    return Path(first.get("checkpoints_dir", base.checkpoints_dir)) / name
+    return Path(place) / name
 
 
 def _runs_in(folder: Path) -> str:

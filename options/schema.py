@@ -103,12 +103,20 @@ def check(name: str, value: Any, spec: Spec) -> None:
         raise OptionError(f"--{name} {value or repr(value)}: choose one of {', '.join(spec.choices)}")
 
 
-def check_finite(group: Group) -> None:
-    """Raise OptionError where a number is infinite; only an option whose default is may be."""
+def check_given(group: Group) -> None:
+    """Raise OptionError where a number is infinite, unless the option's default is, or a text takes several lines."""
     for item in dataclasses.fields(group):
         value = getattr(group, item.name)
         if isinstance(value, float) and math.isinf(value) and item.default != value:
             raise OptionError(f"--{item.name} {value}: must be a finite number")
+        if isinstance(value, str):
+            check_line(item.name, value)
+
+
+def check_line(flag: str, text: str) -> None:
+    """Raise OptionError where a text cannot be shown on a line, as messages, YAML and logs show it."""
+    if not text.isprintable():
+        raise OptionError(f"--{flag} {shorten(text)}: holds a line break or another character that cannot be printed")
 
 
 def check_name(flag: str, name: str, folders: bool = False) -> None:
@@ -117,6 +125,7 @@ def check_name(flag: str, name: str, folders: bool = False) -> None:
     Args:
         folders: sub-folders may be named, as in `group/run`.
     """
+    check_line(flag, name)
     parts = re.split(r"[/\\]", name)
     if not name.strip():
         reason = "is empty"
@@ -124,13 +133,18 @@ def check_name(flag: str, name: str, folders: bool = False) -> None:
         reason = "leads into another folder"
     elif len(parts) > 1 and not folders:
         reason = "is to be one word, without / and \\"
-    elif not name.isprintable():
-        reason = "holds a line break or another character that cannot be printed"
     elif max(len(part.encode()) for part in parts) > LONGEST_NAME:
         reason = f"is longer than {LONGEST_NAME} bytes"
     else:
         return
     raise OptionError(f"--{flag} {shorten(name) or repr(name)}: {reason}; give a plain name")
+
+
+def check_place(flag: str, path: str) -> None:
+    """Raise OptionError where a path is empty, or cannot be shown on a line."""
+    if not path.strip():
+        raise OptionError(f"--{flag} {path!r}: is empty; give a path")
+    check_line(flag, path)
 
 
 def shorten(text: str, most: int = 100) -> str:

@@ -334,11 +334,19 @@ def test_a_bad_image_stops_or_is_passed_over(root: Path, options: Options) -> No
 
 def test_an_epoch_that_goes_on_counts_the_files_it_began_with(root: Path, options: Options) -> None:
     first = open_set(options("--val_share", 0.25))
-    write(root / "trainA/99.png", 9)
-    table(root, [*((f"trainA/{n:02d}.png", n % 3) for n in range(12)), ("trainA/99.png", 0)])
+    before = names(first), names(first.validation)  # type: ignore[arg-type]
+    rows = [(f"trainA/{n:02d}.png", n % 3) for n in range(12)]
+    for number in range(20, 50):
+        write(root / f"trainA/{number}.png", number)
+        rows.append((f"trainA/{number}.png", number % 3))
+    table(root, rows)
+    anew = open_set(options("--val_share", 0.25))
+    assert set(names(anew.validation)) & set(before[0])  # type: ignore[arg-type]
     again = ClassesDataset.from_options(options("--val_share", 0.25), 1, kept=first.file_names)
-    assert again.file_names == first.file_names
+    assert names(again) == before[0]
     assert again.labels == first.labels
+    assert again.validation is not None
+    assert len(again.validation) > 0
     assert not set(names(again)) & set(names(again.validation))  # type: ignore[arg-type]
     table(root, [(f"trainA/{n:02d}.png", n % 3) for n in range(12) if f"trainA/{n:02d}.png" != names(first)[2]])
     with pytest.raises(DataError, match=r"has lost its label since this epoch began"):

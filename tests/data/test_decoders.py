@@ -288,6 +288,7 @@ TRUNCATED: dict[str, bytes] = {
     "jpeg cut": TAILED[:-60],
     "jpeg cut, zeros": TAILED[:-60] + bytes(60),
     "jpeg cut behind its thumbnail": THUMBNAIL[:-60],
+    "jpeg cut behind its thumbnail, fill bytes": THUMBNAIL[:2] + b"\xff\xff\xff" + THUMBNAIL[2:-60],
     "jpeg, huge": tall_jpeg(60_000),
     "jpeg progressive, huge": tall_jpeg(60_000, progressive=True),
     "bmp cut": BMP[:-60],
@@ -356,9 +357,12 @@ def test_a_tile_larger_than_the_file_can_hold_is_refused(tmp_path: Path) -> None
 
 def test_no_chunk_beside_the_pixels_changes_them(tmp_path: Path) -> None:
     """An animation's first frame may be placed elsewhere, and a wrong checksum there is nobody's concern but ours."""
-    frames = chunk(b"acTL", struct.pack(">II", 1, 0))
-    frames += chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, W - 3, H - 2, 3, 2, 1, 10, 0, 0))
-    assert same(read_bytes(tmp_path, png(RGB8, 2, before=frames)), RGB8)
+    animated = pillow(Image.fromarray(RGB8), "png", save_all=True, append_images=[Image.fromarray(RGB8[::-1])])
+    place = animated.index(b"fcTL")
+    frame = animated[place + 4 : place + 30]
+    narrow = chunk(b"fcTL", frame[:4] + struct.pack(">I", 10) + frame[8:])
+    for changed in (animated, animated.replace(chunk(b"fcTL", frame), narrow)):
+        assert same(read_bytes(tmp_path, changed), RGB8)
     turn = chunk(b"eXIf", EXIF6.tobytes()[6:])
     for damaged in (turn[:-1] + bytes([turn[-1] ^ 1]), turn.replace(b"eXIf", b"eXIg")):
         (tmp_path / "x.png").write_bytes(png(GRAY16, 0, before=damaged))
@@ -374,10 +378,14 @@ def test_a_transparent_gray_stays_gray(tmp_path: Path) -> None:
 def test_a_decoders_message_is_one_short_line(tmp_path: Path) -> None:
     """OpenCV ends its messages with a line break; numpy quotes a header of ten thousand characters."""
     np.save(tmp_path / "x.npy", GRAY16)
-    header = b"{'descr': '<u2', \n\x1b" + b"(" * 9000
+    header = b"{'descr': '<u2', " + b"x" * 9000
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
     (tmp_path / "x.tif").write_bytes(tiff_tag(tiff(np.zeros((1, 2**20 + 1), np.uint16)), 256, 2**20 + 1))
-    for name in ("x.npy", "x.tif"):
+    bits = struct.pack("<HHI", 258, 4, 1)
+    text = struct.pack("<HHI4s", 258, 2, 2, b"\x1b\0")  # the bits of a sample as a text
+    data = tiff(GRAY16)
+    (tmp_path / "y.tif").write_bytes(data.replace(bits + struct.pack("<I", 16), text))
+    for name in ("x.npy", "x.tif", "y.tif"):
         with pytest.raises(ImageError, match=name) as caught:
             read_raw(tmp_path / name)
         assert str(caught.value).isprintable()

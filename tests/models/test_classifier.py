@@ -131,7 +131,9 @@ def test_the_loss_is_the_cross_entropy(bench: BenchMaker) -> None:
         state = made.model.forward_train(batch, made.info())
         logs = state.logits.log_softmax(1)
         target = (1 - smoothing) * F.one_hot(batch.label_A, 4) + smoothing / 4
-        assert float(made.model.losses(state)["CLS"]) == pytest.approx(float(-(target * logs).sum(1).mean()), rel=1e-5)
+        assert float(made.model.losses(state)["CLS"].detach()) == pytest.approx(
+            float(-(target * logs.detach()).sum(1).mean()), rel=1e-5
+        )
         right = sum(
             int(logits.argmax()) == int(label) for logits, label in zip(state.logits, batch.label_A, strict=True)
         )
@@ -150,6 +152,10 @@ def test_validation_weighs_images_and_not_batches(bench: BenchMaker) -> None:
         probabilities = torch.cat([model.classify(batch.A) for batch in batches])
     for name in ("val_acc", "val_CLS"):
         assert found[name] == pytest.approx(sum(one[name] for one in alone) / 5, rel=1e-5)
+    fresh = bench(*SMALL).model
+    assert "val_acc" not in fresh.facts()
+    fresh.load_extra_state(model.extra_state())
+    assert fresh.facts() == model.facts()
     assert probabilities.sum(1).tolist() == pytest.approx([1] * 5)
     right = probabilities.argmax(1) == torch.tensor(made.dataset.labels)
     assert found["val_acc"] == pytest.approx(float(right.float().mean()))

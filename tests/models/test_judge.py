@@ -129,7 +129,9 @@ def test_what_is_no_judge_is_refused(run: Path, train_run: Trained, data: DataMa
 # --- in memory
 
 
-def test_training_in_memory_gives_the_weights_of_train_py(run: Path, data: DataMaker) -> None:
+@pytest.mark.parametrize("arch", ["judge", "squeezenet1_1"])  # the second one has dropout
+def test_training_in_memory_gives_the_weights_of_train_py(train_run: Trained, data: DataMaker, arch: str) -> None:
+    run = train_run("judge", data(count=(16, 4)), *FLAGS, "--arch", arch)
     trained = load_judge(run)
     images = images_of(data(count=(16, 4)) / "trainA")
     fitted = fit_judge(images, 4, "trainA", run=trained.run)
