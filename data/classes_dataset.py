@@ -324,7 +324,7 @@ def _require_classes(labels: Sequence[int], folder: Path) -> None:
     if len(set(known)) < 2:
         raise DataError(
             f"{printable(folder)}: {len(known)} of {len(labels)} images have a label, number of classes "
-            f"{len(set(known))}; a classifier needs two: by {LABELS_FILE} in --dataroot, --labels_A FILE, or sub-folders"
+            f"{len(set(known))}; a classifier needs two: in {LABELS_FILE}, by --labels_A FILE, or by sub-folders"
         )
 
 

@@ -145,7 +145,9 @@ class Log(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         if unknown := [name for name in self.sinks if name not in SINKS]:
-            raise OptionError(f"--sinks {unknown[0]}: unknown; known: {', '.join(SINKS)} (console, log.jsonl are always)")
+            raise OptionError(
+                f"--sinks {unknown[0]}: unknown; known: {', '.join(SINKS)} (console, log.jsonl are always)"
+            )
 
 
 @dataclass(frozen=True)

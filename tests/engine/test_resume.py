@@ -31,7 +31,7 @@ CUTCAM = (
     *("--cls_start_epoch", 0, "--cam_start_epoch", 0, "--monitor_freq", 4),
 )
 CLASSIFIER = ("--model", "classifier", "--monitor_freq", 4)
-# Three steps an epoch (5 images in batches of 2; where 4 are held out, 9), three epochs, pictures of every kind of randomness.
+# Three steps an epoch (5 images in batches of 2; where 4 are held out, 9) and three epochs: every kind of randomness.
 RUN = ("--batch_size", 2, "--n_epochs", 2, "--n_epochs_decay", 1)
 CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, steps before the stop
     "cut in mid-epoch": (("--model", "cut"), True, 4),
