@@ -41,8 +41,9 @@ def main() -> int:
         caption = table.add(whole.file, whole.sample.label_A, seen)
         translation: Stored = (fake, dataset.target)
         results.add(whole.file, {"fake": translation, **drawings(whole, fake, seen, look)}, printable(caption))
-        if look.save_raw:
-            save_raw(results, whole.file, seen)
+        if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
+            results.add_array(whole.file, "cam_input", seen.cam[0].float().cpu().numpy())
+            results.add_array(whole.file, "cam_output", seen.cam_fake[0].float().cpu().numpy())
 
     table.write(results.folder / "cams.csv")
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
@@ -64,12 +65,6 @@ def drawings(
         for side, (picture, _) in sides.items()
     }
     return maps | overlays
-
-
-def save_raw(results: Results, file: Path, seen: Explanation) -> None:
-    """The maps as the network made them: float32 (h, w), not normalised, at cam_layer's resolution."""
-    for side, cam in (("cam_input", seen.cam), ("cam_output", seen.cam_fake)):
-        np.save(results.path(side, results.stem_of(file), ".npy"), cam[0].float().cpu().numpy())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +21,12 @@ from data.base import (
     labels_from_folders,
     labels_from_table,
     read_labels,
+    rows_without_files,
 )
 from data.checkup import BadImage, Checkup, check_kept, check_up, reason_of, require_usable, say_skipped
 from data.images import DomainFormat, ImageError, Window, WindowRule, decode, estimate_format, parse_window
 from data.transforms import Preprocess
-from options.schema import Group, OptionError, fields_of, option
+from options.schema import Group, OptionError, fields_of, option, shorten
 from util import ranks
 from util.errors import printable
 from util.files import write_atomic
@@ -164,14 +167,17 @@ def labels_for(
     if options.labels_from_folders:
         return labels_from_folders(domain.files, domain.folder, classes)
     table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
-    if not options.labels_A and not table.is_file():
+    if not options.labels_A and not os.path.lexists(table):
         return [UNKNOWN] * len(domain.files), classes or {}
-    labels, names = labels_from_table(domain.files, root, read_labels(table))
+    known = read_labels(table)
+    labels, names = labels_from_table(domain.files, root, known)
     if options.labels_A and all(label == UNKNOWN for label in labels):
         raise DataError(
             f"--labels_A {table}: labels none of the {len(labels)} images of {domain.folder}; its column file must "
             f"hold paths relative to {root}, for example {printable(domain.files[0].relative_to(root).as_posix())}"
         )
+    if ranks.is_first() and (lost := rows_without_files(known, domain.files, root)):
+        print(f"WARNING: {lost}", file=sys.stderr)
     return labels, {**(classes or {}), **names}
 
 
@@ -225,6 +231,8 @@ def open_domains(
     windows = {"A": data.window_A, "B": data.window_B}
     again, skip = run.experiment.continue_train, data.on_bad_image == "skip"
     formats, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
+    if again and formats is None:  # to choose windows anew would silently change what counts mean
+        raise DataError(f"{run.folder}: holds no {DOMAINS_FILE}; restore it from a copy of the run")
     known = formats or (None, None)
     folders = [domain_folder(root, phase, side) for side in sides]
     found = _look(run, folders, known, kept)
@@ -325,5 +333,5 @@ def _read_domains(folder: Path, make: Callable[[dict[str, Any]], T]) -> T | None
         return None
     try:
         return make(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is damaged ({error}); restore it from a copy of the run") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: is damaged ({shorten(str(error))}); restore it from a copy of the run") from error

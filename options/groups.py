@@ -128,7 +128,7 @@ class Log(Group):
     print_freq: int = option(100, "losses to console and log", low=1)
     display_freq: int = option(400, "pictures to the dashboard", low=1)
     update_html_freq: int = option(1000, "pictures to the HTML page", low=1)
-    sinks: tuple[str, ...] = option(("visdom",), "dashboards beside console, log and page: visdom, tensorboard")
+    sinks: tuple[str, ...] = option(("visdom",), "dashboards beside console, log and page", choices=SINKS)
     no_html: bool = option(False, "write no HTML page of intermediate pictures")
     display_id: int | None = option(None, "visdom: 0 or less turns it off; any other number, or none, turns it on")
     display_server: str = option("http://localhost", "visdom: address of the server")
@@ -141,13 +141,6 @@ class Log(Group):
     panel_freq: int = option(5, "panel of fixed inputs with translations (and CAMs), in epochs; 0: none", low=0)
     monitor_freq: int = option(500, "gradient norm of each loss on its networks, in steps; 0: never", low=0)
     quiet: bool = option(False, "no progress bar and no lines of losses on the console")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if unknown := [name for name in self.sinks if name not in SINKS]:
-            raise OptionError(
-                f"--sinks {unknown[0]}: unknown; known: {', '.join(SINKS)} (console, log.jsonl are always)"
-            )
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,9 @@ def check(name: str, value: Any, spec: Spec) -> None:
             raise OptionError(f"--{name} nan: is no number")
         if (spec.low is not None and one < spec.low) or (spec.high is not None and one > spec.high):
             raise OptionError(f"--{name} {show(value)}: must be {describe_range(spec)}")
-    if spec.choices and value is not None and value not in spec.choices:
-        raise OptionError(f"--{name} {value or repr(value)}: choose one of {', '.join(spec.choices)}")
+    for one in values:
+        if spec.choices and one is not None and one not in spec.choices:
+            raise OptionError(f"--{name} {shorten(str(one)) or repr(one)}: choose one of {', '.join(spec.choices)}")
 
 
 def check_given(group: Group) -> None:

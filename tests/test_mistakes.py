@@ -134,12 +134,15 @@ FLAGS = [
     (CUT, "--suffix '{netG:>99999999}'", "--suffix {netG:>99999999}: *write options as {netG}"),
     (CUT, "--epoch ../x", f"--epoch ../x: {LEADS}"),
     (CUT, "--checkpoints_dir data/labels.csv", "--checkpoints_dir: data/labels.csv is no folder; give another place"),
-    (CUT, "--checkpoints_dir ''", "--checkpoints_dir '': is empty; give a folder"),
+    (CUT, "--checkpoints_dir ''", "--checkpoints_dir '': is empty; give a path"),
+    (CUT, "--checkpoints_dir 'a\nb'", "--checkpoints_dir a\\nb: holds a line break"),
+    (CUT, "--dataroot 'a\nb'", "--dataroot a\\nb: holds a line break"),
+    (CUT, "--labels_A 'a\nb'", "--labels_A a\\nb: holds a line break"),
     (CUT, "--dataroot nowhere", "--dataroot nowhere: no such folder"),
     (CUT, "--dataroot data/labels.csv", "--dataroot data/labels.csv: no such folder"),
     (CUT, "--dataroot ''", "--dataroot: give the folder that holds trainA and trainB"),
     (CUT, "--config nosuch.yaml", "nosuch.yaml: cannot be read as a YAML file of options: No such file"),
-    (CUT, "--config 'a\nb'", "a\\nb: cannot be read as a YAML file of options"),
+    (CUT, "--config 'a\nb'", "--config a\\nb: holds a line break"),
     (CUT, "--config data", "data: cannot be read as a YAML file of options: Is a directory"),
     (CUT, "--config data/labels.csv", "data/labels.csv: must hold lines of the form `option: value`"),
     (CUT, "--config data/trainA/00.png", "data/trainA/00.png: is no valid YAML"),
@@ -207,7 +210,7 @@ INFERENCE = [
     ("test", "--phase nosuch", "--dataroot data: has no folder nosuchA"),
     ("test", "--phase ../../x", f"--phase ../../x: {LEADS}"),
     ("test", "--results_dir data/labels.csv", "--results_dir: data/labels.csv is no folder; give another place"),
-    ("test", "--results_dir ''", "--results_dir '': is empty; give a folder"),
+    ("test", "--results_dir ''", "--results_dir '': is empty; give a path"),
     ("test", "--num_test 0", "--num_test 0: must be at least 1"),
     ("test", "--dataroot ''", "--dataroot '': is empty; give the folder of the images"),
     ("test", "--dataroot nowhere", "--dataroot nowhere: no such folder"),
@@ -383,8 +386,6 @@ DAMAGES: list[tuple[str, Damage, tuple[str, ...], str]] = [
         TRAINING,
         "latest_state.pt: holds no training state",
     ),
-    ("networks of words", state("nets", "G", value="x"), TRAINING, "does not fit the options of this command"),
-    ("a model of words", state("model", value={"cap": 1}), TRAINING, "does not fit the options of this command"),
     ("a strange position", state("position", "x", value=1), TRAINING, "'position' is missing or is not what"),
     ("a position of words", state("position", "step", value="x"), TRAINING, "'position' is missing or is not what"),
 ]
@@ -421,6 +422,14 @@ def test_a_state_that_lacks_a_part(home: Path) -> None:
         else:
             outcome = run("train", flags, home)
             assert outcome.status == 0, outcome.err
+
+
+@pytest.mark.parametrize("path", [("nets", "G"), ("optimizers", "G"), ("schedulers", "G"), ("model", "cap")])
+def test_a_part_of_a_state_that_is_no_such_part(home: Path, path: tuple[str, ...]) -> None:
+    spoil(home, state(*path, value="x"))
+    outcome = run("train", "--dataroot data --name bad --continue_train --gpu_ids -1", home)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "the checkpoint does not fit the options of this command" in outcome.err
 
 
 class Evil:

@@ -25,8 +25,18 @@ def exit_code(main: Callable[[], int]) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        print("error: out of memory: lower --batch_size, --crop_size or --ngf, or take --amp bf16", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether the machine or the GPU has too little memory; PyTorch says so in several ways."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _without_worker(message: str) -> str:

@@ -301,7 +301,7 @@ def test_labels_that_make_no_classifier_are_one_line(root: Path, options: Option
                 open_set(run)
             assert "\n" not in str(error.value)
     (root / "labels.csv").unlink()
-    with pytest.raises(DataError, match=r"0 of 14 images have a label.*or sub-folders$"):
+    with pytest.raises(DataError, match=r"0 of 14 images have a label.*or by sub-folders$"):
         open_set(options())
 
 

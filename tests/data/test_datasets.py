@@ -404,7 +404,7 @@ def test_a_run_that_never_started_has_no_formats(options: Options) -> None:
         SingleDataset.for_phase(options(), "train", 50)
 
 
-def test_both_data_sets_are_registered() -> None:
-    assert DATASETS.names() == ["single", "unaligned"]
+def test_the_data_sets_are_registered() -> None:
+    assert DATASETS.names() == ["classes", "single", "unaligned"]
     assert DATASETS.get("unaligned") is UnalignedDataset
     assert DATASETS.get("single") is SingleDataset

@@ -36,6 +36,10 @@ def random_value(kind: Any, item: Any, draw: random.Random) -> Any:
         kind = next(arg for arg in typing.get_args(kind) if arg is not type(None))
     if kind == Size:
         return (draw.randint(1, 999), draw.randint(1, 999))
+    if typing.get_origin(kind) is tuple and spec.choices:
+        return tuple(draw.sample(spec.choices, draw.randint(1, len(spec.choices))))
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is str:
+        return tuple(str(draw.randint(0, 99)) for _ in range(draw.randint(1, 6)))
     if typing.get_origin(kind) is tuple:
         return tuple(draw.randint(0, 99) for _ in range(draw.randint(1, 6)))
     if kind is bool:

@@ -60,6 +60,8 @@ def choose_device(gpu_ids: str) -> torch.device:
                 )
             return torch.device("cuda", int(local or 0))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not text.replace(",", "").isdigit():
+        raise DeviceError(f"--gpu_ids {gpu_ids or repr(gpu_ids)}: give the number of a GPU, -1 (the CPU) or auto")
     if not text.isdigit():
         raise DeviceError(
             f"--gpu_ids {gpu_ids}: one process uses one GPU; for several start "
@@ -80,7 +82,9 @@ def trainer_from(
         model: on its device.
         state: of the run that is continued, not loaded here; None for a new run.
     """
-    data, schedule = run.data, run.schedule
+    data, schedule, device = run.data, run.schedule, model.device
+    if run.optim.amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise DeviceError(f"--amp bf16: {torch.cuda.get_device_name(device)} has no bfloat16; use --amp fp16 or off")
     position = Position(**state["position"]) if state else None
     # CUT's users continue with --epoch_count; here the run knows where it stands, and that flag must not shift it.
     first_epoch = state["first_epoch"] if state else schedule.epoch_count

@@ -244,6 +244,8 @@ class Trainer:
     def _log(self, moment: Moment, result: StepResult) -> None:
         with torch.no_grad():
             values = result.scalars | self.model.monitors(result.state)
+        if not values:  # every weight is zero
+            return
         together = ranks.known_mean_over_ranks(torch.stack([v.detach().float().reshape(()) for v in values.values()]))
         scalars = dict(zip(values, together.tolist(), strict=True))
         if self.nonfinite.skipped:
@@ -379,17 +381,17 @@ class Trainer:
                 optimizer.load_state_dict(state["optimizers"][name])
             for name, scheduler in self.schedulers.items():
                 load_scheduler(scheduler, state["schedulers"][name])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self.precision.scaler.load_state_dict(state["scaler"])
+            self.model.load_extra_state(state["model"])
+            self.nonfinite.load(state["nonfinite"])
+            self.bad_images.load(state)
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise checkpoint.CheckpointError(
                 f"the checkpoint does not fit the options of this command: {reason}; leave out the changed flags"
             ) from error
-        self.precision.scaler.load_state_dict(state["scaler"])
-        self.model.load_extra_state(state["model"])
         self.position = Position(**state["position"])
         self._loss_sum = float(state["loss_sum"])
-        self.nonfinite.load(state["nonfinite"])
-        self.bad_images.load(state)
 
     def _check_files(self, state: Mapping[str, Any]) -> None:
         """Which file a sample is follows from the list of files: inside an epoch it must be the same."""
