@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from util.errors import UserError, printable
 
@@ -271,7 +271,12 @@ def _check_tiff_extent(
 
 
 def _pillow_header(file: BinaryIO) -> _Header:
-    with Image.open(file, formats=("JPEG", "BMP")) as image:
+    try:
+        opened = Image.open(file, formats=("JPEG", "BMP"))
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise ImageError(f"it is no PNG, TIFF, JPEG or BMP (it begins with {file.read(12)!r})") from None
+    with opened as image:
         orientation = _exif_orientation(image.info.get("exif", b""))
         height, width = _checked_size(image.height, image.width)
         if image.format == "JPEG":

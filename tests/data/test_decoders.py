@@ -394,9 +394,9 @@ def test_a_decoders_message_is_one_short_line(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
-    "bigtiff, big-endian": (tiff(GRAY16, ">", big=True), "cannot identify"),
-    "html": (b"<html><body>404 not found</body></html>", "cannot identify"),
-    "gif": (pillow(PALETTE, "gif"), "cannot identify"),
+    "bigtiff, big-endian": (tiff(GRAY16, ">", big=True), "is no PNG, TIFF, JPEG or BMP"),
+    "html": (b"<html><body>404 not found</body></html>", "is no PNG, TIFF, JPEG or BMP"),
+    "gif": (pillow(PALETTE, "gif"), "is no PNG, TIFF, JPEG or BMP"),
     "nan": (tiff(NAN), f"3 of its {H * W} values"),
     "beyond float32": (tiff(np.full((H, W), 1e300)), "values are NaN, infinite or beyond"),
     "png cut": (png(RGB16, 2)[:-200], "truncated"),
