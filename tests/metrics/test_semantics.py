@@ -1,0 +1,105 @@
+"""Measures that ask a classifier or a segmenter, with judges whose answers are known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from util.engine.measuring import Clock, measure
+from util.metrics import METRICS
+from util.metrics.base import Boxes, ImageSet, Judge, Material, MetricError
+
+if TYPE_CHECKING:
+    from tests.metrics.conftest import SetMaker
+
+
+def grey(level: float) -> Tensor:
+    return torch.full((1, 8, 8), level)
+
+
+def by_level(images: Tensor) -> Tensor:
+    """Class 0 below 0.5, class 1 above."""
+    level = images.mean(dim=(1, 2, 3))
+    return torch.stack([0.5 - level, level - 0.5], 1)
+
+
+JUDGE = Judge("classifier by level", 0.9, by_level)
+
+
+@pytest.fixture
+def material(images_of: SetMaker) -> Material:
+    """Inputs of classes 0, 0, 1, 1 and unknown; the first and the third translation change their class."""
+    source = images_of([grey(v) for v in (0.1, 0.2, 0.8, 0.9, 0.9)], [0, 0, 1, 1, -1], "a")
+    fake = images_of([grey(v) for v in (0.7, 0.2, 0.3, 0.9, 0.9)], [0, 0, 1, 1, -1], "f")
+    real = images_of([grey(v) for v in (0.1, 0.9, 0.6)], [0, 1, 0], "b")
+    names = {0: "dark", 1: "bright"}
+    return Material(source, fake, real, judge_real=JUDGE, judge_source=JUDGE, class_names=names)
+
+
+def test_accuracies_and_flips_by_hand(material: Material) -> None:
+    scores = METRICS.get("semantics")().compute(material)
+    values = {name: value.value for name, value in scores.values.items()}
+    assert values["acc_fake_real_judge"] == 0.5
+    assert values["acc_source_source_judge"] == 1.0
+    assert values["acc_real_real_judge"] == pytest.approx(2 / 3)
+    assert values["flip_rate"] == 0.5
+    assert scores.per_image["class_kept"] == [0.0, 1.0, 0.0, 1.0, None]
+    table = scores.tables["flips"]
+    assert table["classes"] == ["dark", "bright"]
+    assert table["counts"] == [[1, 1], [1, 1]]
+    assert "errs on 10% of held-out real images" in scores.values["flip_rate"].note
+
+
+def test_without_a_judge_it_says_what_is_needed(images_of: SetMaker) -> None:
+    given = images_of([grey(0.1)])
+    with pytest.raises(MetricError, match="needs labels of the training images"):
+        METRICS.get("semantics")().compute(Material(given, given))
+
+
+def test_training_on_translations_is_tested_on_real_images(material: Material, images_of: SetMaker) -> None:
+    seen: list[ImageSet] = []
+
+    def fit(images: ImageSet, name: str) -> Judge:
+        seen.append(images)
+        return Judge(name, 1.0, lambda batch: -by_level(batch))  # always wrong
+
+    fake_train = images_of([grey(0.1), grey(0.9)], [0, 1], "t")
+    whole = Material(
+        **{**vars(material), "fake_train": fake_train, "fit_judge": fit, "judge_real": JUDGE, "judge_source": JUDGE}
+    )
+    values = METRICS.get("transfer")().compute(whole).values
+    assert seen == [fake_train]
+    assert values["acc_train_fake"].value == pytest.approx(1 / 3)
+    assert values["acc_train_real"].value == values["acc_train_source"].value == pytest.approx(2 / 3)
+    alike = Material(**{**vars(whole), "fake_train": images_of([grey(0.1)], [0])})
+    with pytest.raises(MetricError, match="at least two classes"):
+        METRICS.get("transfer")().compute(alike)
+
+
+def test_iou_of_target_and_background(images_of: SetMaker) -> None:
+    picture = torch.zeros(1, 4, 4)
+    picture[:, :2] = 1.0  # the segmenter sees rows 0 and 1
+    mask = np.zeros((4, 4), np.bool_)
+    mask[1:3] = True  # true are rows 1 and 2
+    given = images_of([picture, picture])
+    whole = Material(given, given, boxes=Boxes([[], []], [mask, None]), segmenter=lambda images: images[:, 0] > 0.5)
+    scores = METRICS.get("segmentation")().compute(whole)
+    assert scores.per_image["iou_image"] == [pytest.approx(1 / 3), None]
+    assert scores.values["mIoU"].value == pytest.approx(1 / 3)  # of the background as well
+    with pytest.raises(MetricError, match="needs masks of the size of their images"):
+        METRICS.get("segmentation")().compute(Material(**{**vars(whole), "boxes": Boxes([[], []], [None, None])}))
+
+
+def test_what_lacks_is_said_beside_the_name_and_is_an_error_where_asked_for(material: Material) -> None:
+    clock = Clock()
+    scores = measure(material, (), clock)
+    assert scores.values["fid"].value is None
+    assert scores.values["fid"].note == "needs a feature network (--features)"
+    assert scores.values["flip_rate"].value == 0.5
+    assert {"semantics", "ssim"} <= set(clock.seconds)
+    with pytest.raises(MetricError, match=r"--metrics cam_localisation: needs a class head .* and boxes or masks"):
+        measure(material, ("cam_localisation",), clock)
