@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from util.metrics.base import METRICS, Material, Metric, Scores
-from util.metrics.paired import compare_pairs, each_with_itself, scores_of
+from util.metrics.paired import likeness
 
 KIND = "over all pixels and channels"
 
@@ -22,11 +22,4 @@ class Correlation(Metric):
     """`cc`: translation against the true target, where pairs are known; `cc_input`: against its own input."""
 
     def compute(self, material: Material) -> Scores:
-        count = len(material.fake)
-        own = each_with_itself(material.fake)
-        found = compare_pairs(material.fake, material.source, own, pearson)
-        scores = scores_of("cc_input", found, own, count, KIND, "")
-        if material.pairs is None or material.real is None:
-            return scores
-        true = compare_pairs(material.fake, material.real, material.pairs, pearson)
-        return scores.and_also(scores_of("cc", true, material.pairs, count, KIND, "higher"))
+        return likeness(material, "cc", KIND, pearson)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from util.metrics.base import ImageSet, MetricError, Scores, Value
+from util.metrics.base import ImageSet, Material, MetricError, Scores, Value
 
 Measure = Callable[[Tensor, Tensor], Tensor]  # two (1, C, H, W) in [0, 1] -> one number
 
@@ -68,3 +68,17 @@ def scores_of(
 ) -> Scores:
     """One measure over all pairs, as value and per translation."""
     return Scores({name: summary(found, kind, better)}, {name: aligned(count, pairs, found)})
+
+
+def likeness(material: Material, name: str, kind: str, measure: Measure) -> Scores:
+    """`<name>_input`: each translation against its own input; `<name>`: against its true target, where pairs are known.
+
+    The first says how much was changed, not how good it is: neither high nor low is better.
+    """
+    count, own = len(material.fake), each_with_itself(material.fake)
+    found = compare_pairs(material.fake, material.source, own, measure)
+    scores = scores_of(f"{name}_input", found, own, count, kind, "")
+    if material.pairs is None or material.real is None:
+        return scores
+    true = compare_pairs(material.fake, material.real, material.pairs, measure)
+    return scores.and_also(scores_of(name, true, material.pairs, count, kind, "higher"))

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from util.metrics.base import METRICS, Material, Metric, Scores
-from util.metrics.paired import compare_pairs, each_with_itself, scores_of
+from util.metrics.paired import likeness
 
 KIND = "11x11 Gaussian window, mirrored borders, range 1"
 
@@ -26,11 +26,4 @@ class Ssim(Metric):
     """
 
     def compute(self, material: Material) -> Scores:
-        count = len(material.fake)
-        own = each_with_itself(material.fake)
-        found = compare_pairs(material.fake, material.source, own, ssim)
-        scores = scores_of("ssim_input", found, own, count, KIND, "")
-        if material.pairs is None or material.real is None:
-            return scores
-        true = compare_pairs(material.fake, material.real, material.pairs, ssim)
-        return scores.and_also(scores_of("ssim", true, material.pairs, count, KIND, "higher"))
+        return likeness(material, "ssim", KIND, ssim)
