@@ -25,12 +25,16 @@ from models import load_trained
 from models.classifier_model import ClassifierModel, ClassifierOptions
 from options.parse import RunOptions, inference_options, train_options
 from options.schema import OptionError
+from util.checkpoint import CheckpointError, load_state, save_state
 from util.engine.build import optimizers_from, schedulers_from
 from util.engine.schedule import end_epoch
 from util.engine.step import Precision, train_step
+from util.errors import printable
 from util.metrics.base import ImageSet, Judge
+from util.metrics.features import pixels_digest
 from util.seeding import StepInfo, generator
 from util.strict_json import Fields, read_json
+from util.visual.base import say
 
 Progress = Callable[[int, int], None]  # steps done, of how many
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as files are read
@@ -116,8 +120,9 @@ def fit_judge(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
     class_names: Mapping[int, str] | None = None,
+    keep_in: Path | None = None,
 ) -> TrainedJudge:
-    """Train a judge in memory; the same images, options and seed give the same weights on one machine's CPU.
+    """Train a judge; the same images, options and seed give the same weights on one machine's CPU.
 
     Images without a label are left out, and `--val_share` of each class is held out for `accuracy`.
 
@@ -127,6 +132,7 @@ def fit_judge(
         run: of another judge, or from `judge_options`; its number of classes does not count.
         seed: None: that of `run`.
         progress: is told after every step.
+        keep_in: folder where the trained judge is kept, and found again for the same pixels, labels and options.
 
     Raises:
         DataError: fewer than two classes, a label that is none of the classes, or images that cannot be one batch.
@@ -134,11 +140,16 @@ def fit_judge(
     run = _options(run or judge_options(), num_classes, seed)
     device = torch.device(device)
     train, held = _data_sets(images, run, num_classes)
+    file = keep_in / f"{_recipe(images, run)}.pt" if keep_in else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = ClassifierModel.from_options(run)
         model.load_first_weights()
         model.to(device)
-        accuracy = _train(model, train, held, run, progress)
+        accuracy = _kept(file, model) if file else None
+        if accuracy is None:
+            accuracy = _train(model, train, held, run, progress)
+            if file:
+                _keep(file, model, accuracy)
     model.messages.clear()
     model.train(False)
     return _judge(
@@ -240,6 +251,40 @@ def _data_set(images: ImageSet, run: RunOptions) -> ClassesDataset:
     domain = _Given(Path(), names, read_as, channels, list(images.labels), read_given=images.read)
     preprocess = preprocess_from(run, ClassifierModel.size_multiple)
     return ClassesDataset(domain, Path(), preprocess, seed=run.experiment.seed)
+
+
+# --- kept for next time
+
+
+def _recipe(images: ImageSet, run: RunOptions) -> str:
+    """Equal where the same judge would be trained; the names count since the held-out share is drawn by them."""
+    names = [file.name for file in images.files]
+    settings = (run.model, run.dataset, run.data, run.networks, run.optim, run.schedule, run.experiment.seed)
+    return pixels_digest(images, repr((settings, names, list(images.labels), torch.__version__)), progress=True)
+
+
+def _kept(file: Path, model: ClassifierModel) -> float | None:
+    """Load what an earlier training has left, and return its accuracy; None where there is nothing to be believed."""
+    if not file.is_file():
+        return None
+    try:
+        state = load_state(file)
+        weights, accuracy = state["weights"], float(state["accuracy"])
+        if {key: value.shape for key, value in weights.items()} != {
+            key: value.shape for key, value in model.classifier.state_dict().items()
+        }:
+            return None
+        model.classifier.load_state_dict(weights)
+    except (CheckpointError, LookupError, AttributeError, TypeError, ValueError):
+        return None  # damaged: it is trained anew and written over
+    return accuracy
+
+
+def _keep(file: Path, model: ClassifierModel, accuracy: float) -> None:
+    try:
+        save_state(file, {"weights": model.classifier.state_dict(), "accuracy": accuracy})
+    except OSError as error:  # the judge itself is there
+        say(f"WARNING: {printable(file)}: the classifier is not kept for next time: {error.strerror or error}")
 
 
 def _train(

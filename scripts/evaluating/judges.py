@@ -12,6 +12,8 @@ from options.groups import Evaluation
 from options.parse import RunOptions
 from util.metrics.base import UNKNOWN, ImageSet
 
+JUDGES = "judges"  # below --checkpoints_dir
+
 
 class Judges:
     """Trains classifiers on image sets, once for each content and seed.
@@ -25,6 +27,7 @@ class Judges:
         flip = ("--no_flip",) if run.data.no_flip else ()
         self._options = judge_options(*("--input_nc", run.networks.output_nc, "--seed", run.experiment.seed, *flip))
         self._classes, self._names, self._device = num_classes, names, device
+        self._kept = Path(run.experiment.checkpoints_dir) / JUDGES  # all runs on the same images share them
 
     def fit(self, images: ImageSet, name: str) -> TrainedJudge:
         """A judge of the images' labels, with a bar while it learns.
@@ -46,6 +49,7 @@ class Judges:
                 device=self._device,
                 progress=progress,
                 class_names=self._names,
+                keep_in=self._kept,
             )
 
     def fit_where_labelled(self, images: ImageSet | None) -> TrainedJudge | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -190,3 +190,29 @@ def test_unlabelled_images_are_left_out_and_two_classes_are_needed(data: DataMak
         fit_judge(replace(some, labels=[0, -1] * 8), 2, "x", run=options)
     with pytest.raises(DataError, match=r"label_id 1 is not in 0\.\.0"):
         fit_judge(some, 1, "x", run=options)
+
+
+def test_a_kept_judge_is_found_again_for_the_same_images_and_options_only(data: DataMaker, tmp_path: Path) -> None:
+    options = judge_options("--batch_size", 4, "--n_epochs", 2, "--input_nc", 1, "--gpu_ids", -1)
+    images, steps = images_of(data(count=(16, 4)) / "trainA"), list[int]()
+
+    def fit(images: ImageSet = images, **more: Any) -> TrainedJudge:
+        steps.clear()
+        return fit_judge(images, 4, "x", run=options, keep_in=tmp_path, progress=lambda n, _: steps.append(n), **more)
+
+    first = fit()
+    assert steps
+    again = fit()
+    assert not steps
+    assert (again.digest, again.accuracy, again.held_out) == (first.digest, first.accuracy, first.held_out)
+    other_pixels = replace(images, read=lambda number: 1 - images.read(number))
+    other_labels = replace(images, labels=[label ^ 1 for label in images.labels])
+    for changed in (fit(seed=1), fit(other_pixels), fit(other_labels)):
+        assert steps
+        assert changed.digest != first.digest
+    for file in tmp_path.glob("*.pt"):  # a damaged file is trained anew, and written over
+        file.write_bytes(file.read_bytes()[:-9])
+    assert fit().digest == first.digest
+    assert steps
+    assert fit().digest == first.digest
+    assert not steps

@@ -120,7 +120,7 @@ def _kept_or_new(extractor: Extractor, folder: Path | None, images: ImageSet, si
         raise MetricError(f"{printable(images.name)} has no images")
     if folder is None:
         return _extract(extractor, images, size, progress)
-    file = folder / f"{_digest(extractor, images, progress)}.npz"
+    file = folder / f"{pixels_digest(images, extractor.identity, progress)}.npz"
     kept = _read(file, len(images))
     if kept is not None:
         return kept
@@ -170,8 +170,9 @@ def _finite(found: Features) -> bool:
 # --- on disk
 
 
-def _digest(extractor: Extractor, images: ImageSet, progress: bool) -> str:
-    digest = hashlib.sha256(f"{len(extractor.identity)} {extractor.identity}".encode())
+def pixels_digest(images: ImageSet, about: str, progress: bool) -> str:
+    """What tells the pixels of these images, in this order, and `about` from all others."""
+    digest = hashlib.sha256(f"{len(about)} {about}".encode())
     with _bar(images, "reading", progress, _PATIENCE) as bar:
         for number in range(len(images)):
             pixels = images.read(number).float().contiguous()
