@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import torch
 from torch import nn
 
@@ -13,8 +11,9 @@ from data.domain import save_formats
 from models import MODELS, load_pretrained
 from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
+from scripts.evaluating.while_training import evaluation_of
 from util import ranks
-from util.engine.build import choose_device, trainer_from
+from util.engine.build import choose_device, resume_command, trainer_from
 from util.engine.run_folder import describe_run, state_to_continue
 from util.engine.signals import StopRequest
 from util.errors import exit_code
@@ -24,6 +23,7 @@ from util.seeding import seed_everything
 def main() -> int:
     run = train_options()
     run = DATASETS.get(run.data.dataset_mode).settled(run)
+    evaluation = evaluation_of(run)  # what it lacks is said now, not at the end of an epoch
     device = choose_device(run.runtime.gpu_ids)
     ranks.start(device)
     seed_everything(run.experiment.seed)
@@ -39,7 +39,7 @@ def main() -> int:
             load_pretrained(run, model.nets)
 
     ranks.barrier()  # no rank may meet a folder that the first one has begun to fill
-    trainer = trainer_from(run, model, dataset, state)
+    trainer = trainer_from(run, model, dataset, state, evaluation)
     if state:
         trainer.load(state)  # before anything of the run is written over: the options may not fit
     if ranks.is_first():
@@ -67,13 +67,6 @@ def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, dev
     print(f"{len(dataset)} samples an epoch of {run.data.dataroot}; run folder: {run.folder}")
     if run.experiment.verbose:
         print(*nets.values(), sep="\n")
-
-
-def resume_command(run: RunOptions) -> str:
-    """What to type to continue: such a run brings its own options."""
-    start = f"torchrun --nproc_per_node {ranks.world_size()}" if ranks.world_size() > 1 else "python"
-    flags = ["--name", run.experiment.name, "--checkpoints_dir", run.experiment.checkpoints_dir]
-    return f"{start} train.py {shlex.join(flags)} --continue_train"
 
 
 if __name__ == "__main__":

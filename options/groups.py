@@ -140,6 +140,12 @@ class Log(Group):
     save_by_iter: bool = option(False, "export under iter_NUMBER as well at every --save_latest_freq")
     panel_freq: int = option(5, "panel of fixed inputs with translations (and CAMs), in epochs; 0: none", low=0)
     monitor_freq: int = option(500, "gradient norm of each loss on its networks, in steps; 0: never", low=0)
+    eval_freq: int = option(0, "measure the weights as scripts/evaluate.py does, in epochs; 0: never", low=0)
+    eval_metrics: tuple[str, ...] = option(
+        (), "measures of --eval_freq; none: every one that can be computed but transfer, the longest"
+    )
+    eval_phase: str = option("", "images of --eval_freq; none: val where there is valA, else test")
+    eval_num: int = option(200, "at most this many images at --eval_freq", low=2)
     quiet: bool = option(False, "no progress bar and no lines of losses on the console")
 
 
@@ -171,6 +177,9 @@ class Explanation(Group):
     colormap: str = option("jet", "colours of a map", choices=COLORMAPS)
     overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
     save_raw: bool = option(False, "write the raw maps as .npy too")
+    epochs: tuple[str, ...] = option((), "exported weights to explain, for example 10,20,latest; none: --epoch")
+    grid: bool = option(False, "pictures of some images by epoch, too; without --epochs, of all that were exported")
+    grid_images: int = option(8, "at most this many images, evenly spaced, in a picture of --grid", low=1)
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,7 @@ class Evaluation(Group):
 
     epochs: tuple[str, ...] = option((), "exported weights to evaluate, for example 100,150,latest; none: --epoch")
     metrics: tuple[str, ...] = option((), "measures, for example fid,kid,ssim; none: every one that can be computed")
+    skip_metrics: tuple[str, ...] = option((), "measures to leave out")
     features: str = option(
         "auto",
         "network behind FID and its kin: inception; classifier, trained on the domain's own labelled images; "

@@ -9,22 +9,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, P
 
 from options.groups import Evaluation, Inference
 from options.parse import RunOptions, extra, inference_options
-from scripts.evaluating.bench import Bench, at_epoch, epochs_of
+from scripts.epochs import at_epoch, epochs_of
+from scripts.evaluating.bench import Bench, chosen
 from scripts.evaluating.pictures import draw
 from scripts.evaluating.record import record, step_of, write_record
 from scripts.evaluating.table import say_protocol, say_scores
 from util.engine.build import choose_device
 from util.engine.measuring import measure
 from util.errors import exit_code
-from util.metrics import METRICS
 
 
 def main() -> int:
     run = inference_options((Inference, Evaluation), prog="evaluate.py")
     wanted = extra(run, Evaluation)
-    for name in wanted.metrics:
-        METRICS.get(name)  # an unknown name before any work
-    epochs = epochs_of(run)
+    chosen(wanted)  # an unknown name before any work
+    epochs = epochs_of(run, wanted.epochs)
     bench = Bench(run, choose_device(run.runtime.gpu_ids))
     for epoch in epochs:
         evaluate(bench, at_epoch(run, epoch))
@@ -38,7 +37,7 @@ def evaluate(bench: Bench, run: RunOptions) -> Path:
     bench.clock.seconds.clear()
     translated = bench.translated(run)
     material = bench.material(run, translated)
-    scores = measure(material, bench.wanted.metrics, bench.clock)
+    scores = measure(material, chosen(bench.wanted), bench.clock, required=bool(bench.wanted.metrics))
     content = record(
         run,
         phase=phase,

@@ -23,6 +23,7 @@ from scripts.evaluating.annotated import boxes_of, pairs_of, segmenter_from
 from scripts.evaluating.images import Translated, target_set, translate_split
 from scripts.evaluating.judges import Judges, judge_of_run
 from util.engine.measuring import Clock
+from util.metrics import METRICS
 from util.metrics.base import ImageSet, Material, MetricError
 from util.metrics.features import Extractor, JudgeExtractor, cached_features
 from util.metrics.inception import InceptionExtractor
@@ -143,10 +144,10 @@ class Bench:
 
     def material(self, run: RunOptions, translated: Translated) -> Material:
         """All there is to measure this epoch by; only what the metrics asked for is made."""
-        wanted, names = self.wanted, set(self.wanted.metrics)
+        wanted, names = self.wanted, set(chosen(self.wanted))
 
         def asked(*metrics: str) -> bool:
-            return not names or bool(names & set(metrics))
+            return bool(names & set(metrics))
 
         with_judges = asked("semantics", "transfer")
         with_features = asked("fid", "kid", "isc", "precision_recall", "density_coverage")
@@ -187,6 +188,17 @@ class Bench:
     def _results(self, run: RunOptions, phase: str) -> Results:
         folder = Path(self.inference.results_dir) / run.experiment.name / f"{phase}_{run.experiment.epoch}"
         return Results(folder, PATTERN)
+
+
+def chosen(wanted: Evaluation) -> tuple[str, ...]:
+    """The metrics to be computed.
+
+    Raises:
+        UnknownNameError: there is no metric of a name.
+    """
+    for name in (*wanted.metrics, *wanted.skip_metrics):
+        METRICS.get(name)
+    return tuple(name for name in wanted.metrics or METRICS.names() if name not in wanted.skip_metrics)
 
 
 def randomised(run: RunOptions, device: torch.device) -> Model[Any] | None:

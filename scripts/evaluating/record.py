@@ -59,6 +59,7 @@ def record(
             "label": list(sets["source"].labels if sets["source"] else []),
             **{name: list(column) for name, column in scores.per_image.items()},
         },
+        "per_image_better": scores.directions,
         "tables": dict(scores.tables),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
@@ -70,7 +71,7 @@ def write_record(folder: Path, content: Mapping[str, Any], features: tuple[Tenso
     Returns:
         The path of the JSON file.
     """
-    path = folder / FOLDER / f"{content['phase']}_{content['epoch']}.json"
+    path = record_path(folder, content["phase"], content["epoch"])
     if features is not None:
         buffer = io.BytesIO()
         fake, real = (one.float().cpu().numpy() for one in features)
@@ -78,6 +79,11 @@ def write_record(folder: Path, content: Mapping[str, Any], features: tuple[Tenso
         write_atomic(path.with_name(f"{path.stem}_features.npz"), buffer.getvalue())
     write_atomic(path, json.dumps(content, indent=1, allow_nan=False).encode())
     return path
+
+
+def record_path(folder: Path, phase: str, epoch: str) -> Path:
+    """Where a run's folder holds the numbers of an epoch; pictures and report lie in a folder of the same stem."""
+    return folder / FOLDER / f"{phase}_{epoch}.json"
 
 
 def described(images: ImageSet | None) -> dict[str, Any] | None:

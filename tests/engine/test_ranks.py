@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from models import MODELS
 from models.base import Model
 from models.cut_model import CutModel, CutState
 from options.parse import train_options
+from scripts.evaluating.while_training import EpochEvaluation
 from util import ranks
 from util.checkpoint import load_state
 from util.engine.signals import StopRequest
@@ -51,6 +52,7 @@ CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
     "FastCUT wgangp": (("--model", "cut", "--CUT_mode", "FastCUT", "--gan_mode", "wgangp"), {}),
     "plateau in mid-epoch": (("--model", "cut", "--lr_policy", "plateau", "--n_epochs", 5, "--max_iters", 3), {}),
     "a step skipped because of one rank": (("--model", "cut", "--on_nan", "skip"), {}),
+    "evaluated": (("--model", "cut", "--eval_freq", 1, "--eval_phase", "train"), {}),
     "cutcam": (CUTCAM, {}),
     "cutcam with some labels": ((*CUTCAM, "--cam_norm", "l2"), {"labelled": (0, 1)}),
     "cutcam without labels": ((*CUTCAM, "--pseudo_labels", "sinkhorn", "--pseudo_every", 1), {"labelled": ()}),
@@ -100,6 +102,16 @@ def spoil_one_image(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CutModel, "g_losses", spoiled)
 
 
+def measure_slowly(patch: pytest.MonkeyPatch) -> None:
+    """An evaluation during which the ranks ask each other three times whether to leave."""
+
+    def evaluate(self: EpochEvaluation, epoch: int, stopped: Callable[[], bool]) -> dict[str, float]:
+        assert [stopped() for _ in range(3)] == [False] * 3
+        return {"ssim": 0.25 * epoch}
+
+    patch.setattr(EpochEvaluation, "__call__", evaluate)
+
+
 def run(argv: list[str]) -> None:
     """train.py with these arguments; in double precision unless the folder says otherwise."""
     with pytest.MonkeyPatch.context() as patch:
@@ -107,6 +119,7 @@ def run(argv: list[str]) -> None:
             use_double(patch)
         if "skip" in argv:
             spoil_one_image(patch)
+        measure_slowly(patch)
         patch.setattr(StopRequest, "listen", lambda self: self)
         patch.setattr(sys, "argv", ["train.py", *argv])
         assert train.main() == 0
@@ -217,6 +230,13 @@ def losses_in(folder: Path) -> list[dict[str, Any]]:
 
 def lines_in(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_one_rank_evaluates_and_the_others_wait(runs: Runs) -> None:
+    for folder in runs["evaluated"]:
+        found = [(line["epoch"], line["eval_ssim"]) for line in lines_in(folder) if "eval_ssim" in line]
+        assert found == [(1, 0.25), (2, 0.5)]
+        assert (folder / "1_net_G.pth").is_file()  # exported for it, though --save_epoch_freq is 5
 
 
 def test_held_out_images_are_measured_once_by_all(runs: Runs) -> None:

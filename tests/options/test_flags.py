@@ -327,7 +327,7 @@ def reads_of(source: str) -> Iterator[tuple[str, str]]:
 
 def all_reads() -> set[tuple[str, str]]:
     files = [ROOT / name for name in ("train.py", "test.py", "cam_infer.py")]
-    files += [file for room in ("models", "data", "util") for file in (ROOT / room).rglob("*.py")]
+    files += [file for room in ("models", "data", "util", "scripts") for file in (ROOT / room).rglob("*.py")]
     return {pair for file in files for pair in reads_of(file.read_text(encoding="utf-8"))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from torch.utils.data import DataLoader
 
 from data.sampler import GlobalBatchSampler
 from util import ranks
+from util.engine.run_state import Position
 from util.engine.schedule import make_scheduler
 from util.engine.signals import left_to_the_main_process
 from util.engine.step import Precision
-from util.engine.trainer import Frequencies, Outputs, Position, Trainer
+from util.engine.trainer import Evaluate, Frequencies, Outputs, Trainer
 from util.errors import UserError
 from util.visual.base import Sink, Sinks
 from util.visual.console import ConsoleSink
@@ -74,13 +76,18 @@ def choose_device(gpu_ids: str) -> torch.device:
 
 
 def trainer_from(
-    run: RunOptions, model: Model[Any], dataset: Dataset, state: Mapping[str, Any] | None = None
+    run: RunOptions,
+    model: Model[Any],
+    dataset: Dataset,
+    state: Mapping[str, Any] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Trainer:
     """The trainer of a run.
 
     Args:
         model: on its device.
         state: of the run that is continued, not loaded here; None for a new run.
+        evaluate: measures an epoch's weights at --eval_freq; only the first process asks it.
     """
     data, schedule, device = run.data, run.schedule, model.device
     if run.optim.amp == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -120,6 +127,7 @@ def trainer_from(
         max_iters=schedule.max_iters,
         seed=run.experiment.seed,
         skip_nonfinite=run.optim.on_nan == "skip",
+        evaluate=evaluate if ranks.is_first() else None,
     )
 
 
@@ -158,6 +166,7 @@ def frequencies_from(run: RunOptions) -> Frequencies:
         panel_epochs=log.panel_freq,
         monitor_steps=log.monitor_freq,
         save_by_iter=log.save_by_iter,
+        eval_epochs=log.eval_freq,
     )
 
 
@@ -189,6 +198,13 @@ def outputs_from(run: RunOptions, model: Model[Any], dataset: Dataset, position:
     pages: list[Sink] = [] if log.no_html else [HtmlSink(folder, name, resume_step)]
     panel = _panel_from(run, model, dataset) if log.panel_freq else None
     return Outputs(folder, Sinks(sinks), Sinks(pages), panel, log.quiet)
+
+
+def resume_command(run: RunOptions) -> str:
+    """What to type to continue: such a run brings its own options."""
+    start = f"torchrun --nproc_per_node {ranks.world_size()}" if ranks.world_size() > 1 else "python"
+    flags = ["--name", run.experiment.name, "--checkpoints_dir", run.experiment.checkpoints_dir]
+    return f"{start} train.py {shlex.join(flags)} --continue_train"
 
 
 def _panel_from(run: RunOptions, model: Model[Any], dataset: Dataset) -> PanelWriter:

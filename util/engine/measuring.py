@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,21 +41,20 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
-def measure(
-    material: Material, wanted: Sequence[str], clock: Clock, say: Callable[[str], None] = lambda text: None
-) -> Scores:
-    """The scores of the named metrics, or of all there are.
+def measure(material: Material, names: Sequence[str], clock: Clock, required: bool = True) -> Scores:
+    """The scores of the named metrics.
 
-    One that was not named and lacks what it needs stands among the values as None, with the reason.
+    Args:
+        required: each must be possible; otherwise one that lacks what it needs stands among the values as None, with
+            the reason.
 
     Raises:
-        MetricError: one that was named cannot be computed.
+        MetricError: one that is required cannot be computed.
         UnknownNameError: there is no metric of that name.
     """
     total = Scores({})
-    for name in wanted or METRICS.names():
+    for name in names:
         metric = METRICS.get(name)()
-        say(name)
         try:
             lacking = [need for need in metric.needs if getattr(material, need) is None]
             if lacking:
@@ -63,7 +62,7 @@ def measure(
             with clock.stage(name):
                 total = total.and_also(finite(metric.compute(material)))
         except MetricError as error:
-            if wanted:
+            if required:
                 raise MetricError(f"--metrics {name}: {error}") from error
             total = total.and_also(Scores({name: Value(None, note=str(error))}))
     return total
@@ -82,4 +81,4 @@ def finite(scores: Scores) -> Scores:
         name: [None if x is None or not math.isfinite(x) else float(x) for x in column]
         for name, column in scores.per_image.items()
     }
-    return Scores(values, per_image, scores.tables)
+    return Scores(values, per_image, scores.tables, scores.better)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from util.checkpoint import STATE_FILE, CheckpointError, load_state
-from util.engine.trainer import Position
+from util.engine.run_state import Position
 from util.errors import printable
 from util.files import check_writable, inside, write_atomic
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,16 @@ from util import checkpoint, ranks
 from util.engine.bad_images import BadImages
 from util.engine.disk import Disk
 from util.engine.faults import NonFiniteLossError, NonFinitePolicy, check_weights
-from util.engine.schedule import end_epoch, load_scheduler
+from util.engine.run_state import Position, collect, restore
+from util.engine.schedule import end_epoch
 from util.engine.signals import StopRequest
 from util.engine.step import Precision, StepResult, train_step
 from util.files import remove_leftovers, write_atomic
 from util.seeding import StepInfo
 from util.visual.base import Moment, Sinks, say
+
+# Measures the exported weights of an epoch; it is asked often enough whether it must leave off. The first rank has one.
+Evaluate = Callable[[int, Callable[[], bool]], Mapping[str, float]]
 
 if TYPE_CHECKING:
     from data.base import Batch, Dataset
@@ -46,16 +50,7 @@ class Frequencies:
     panel_epochs: int = 5
     monitor_steps: int = 500
     save_by_iter: bool = False
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a run has come. `epoch` counts from the first epoch's number; `step_in_epoch` steps of it are done."""
-
-    epoch: int
-    step_in_epoch: int = 0
-    step: int = 0
-    total_iters: int = 0
+    eval_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +75,7 @@ class Trainer:
         max_iters: stop after this many steps of the whole run; 0: no limit.
         seed: keys every random draw.
         skip_nonfinite: go on after a loss that is not finite, without that step.
+        evaluate: measures an epoch's weights, every `frequencies.eval_epochs`.
     """
 
     def __init__(
@@ -97,18 +93,20 @@ class Trainer:
         max_iters: int = 0,
         seed: int = 0,
         skip_nonfinite: bool = False,
+        evaluate: Evaluate | None = None,
     ) -> None:
         self.model, self.loader, self.sampler = model, loader, sampler
         self.optimizers, self.schedulers, self.precision = optimizers, schedulers, precision
         self.outputs, self.frequencies = outputs, frequencies
         self.first_epoch, self.last_epoch = epochs
         self.max_iters, self.seed = max_iters, seed
+        self.evaluate = evaluate
         self.nonfinite = NonFinitePolicy(skip_nonfinite, outputs.folder)
         self.bad_images = BadImages(loader.dataset, outputs.folder)
         self.position = Position(epoch=self.first_epoch)
         self.disk = Disk(say)
         self._panel_at = (-1, -1)  # epoch and step of the newest panel
-        self._loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
+        self.loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -153,8 +151,7 @@ class Trainer:
                 return True
             if stop.agreed():
                 return False
-        self._end_epoch(time.monotonic() - started)
-        return True
+        return self._end_epoch(time.monotonic() - started, stop)
 
     def _run_step(self, batch: Batch, waited: float) -> None:
         started, before = time.monotonic(), self.position
@@ -180,7 +177,7 @@ class Trainer:
             return None
         self.nonfinite.passed()
         last_phase = self.model.phases[-1].name
-        self._loss_sum += float(result.scalars[last_phase]) if last_phase in result.scalars else 0.0
+        self.loss_sum += float(result.scalars[last_phase]) if last_phase in result.scalars else 0.0
         return result
 
     def _after_step(self, before: Position, result: StepResult | None, seconds: float, waited: float) -> None:
@@ -203,13 +200,14 @@ class Trainer:
                 with torch.no_grad():
                     sinks.images(moment, self.model.visuals(result.state))
 
-    def _end_epoch(self, seconds: float) -> None:
+    def _end_epoch(self, seconds: float, stop: StopRequest) -> bool:
+        """What is due after an epoch; False where `stop` asked to leave during its evaluation."""
         done, moment = self.position, self._moment(0.0, 0.0)
-        mean = torch.tensor(self._loss_sum / max(1, done.step_in_epoch), dtype=torch.float64)
+        mean = torch.tensor(self.loss_sum / max(1, done.step_in_epoch), dtype=torch.float64)
         loss = float(ranks.mean_over_ranks(mean.to(self.model.device, torch.float32)))
         for scheduler in self.schedulers.values():
             end_epoch(scheduler, loss)
-        self._loss_sum = 0.0
+        self.loss_sum = 0.0
         self.position = replace(done, epoch=done.epoch + 1, step_in_epoch=0)
         rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self._say(f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}")
@@ -218,9 +216,36 @@ class Trainer:
         # The state comes last: a kill before it makes all of this again.
         if _crossed(number - 1, number, self.frequencies.panel_epochs) or number == 1:
             self._write_panel(done.epoch)
-        if _crossed(number - 1, number, self.frequencies.save_epochs):
+        saved = _crossed(number - 1, number, self.frequencies.save_epochs)
+        evaluated = _crossed(number - 1, number, self.frequencies.eval_epochs)
+        if saved or evaluated:
             self.export(str(done.epoch))
+        go_on = not evaluated or self._evaluate(done.epoch, moment, stop)
+        if saved:
             self.save("latest")
+        return go_on
+
+    def _evaluate(self, epoch: int, moment: Moment, stop: StopRequest) -> bool:
+        """Log the measures of this epoch's weights; False where `stop` asked to leave meanwhile."""
+        left = False
+
+        def stopped() -> bool:
+            nonlocal left
+            ranks.on_any(False)  # not done; the other ranks take part in each of these questions below
+            left = stop.agreed()
+            return left
+
+        values: Mapping[str, float] = {}
+        if self.evaluate is not None:
+            try:
+                values = self.evaluate(epoch, stopped)
+            finally:
+                ranks.on_any(True)
+        else:
+            while not ranks.on_any(False):
+                left = stop.agreed()
+        self._scalars(moment, {f"eval_{name}": value for name, value in values.items()})
+        return not left
 
     def _validate(self, moment: Moment) -> None:
         """Log how the model does on held-out images, where the data set has any."""
@@ -230,9 +255,7 @@ class Trainer:
         with torch.no_grad(), self.model.evaluating():
             values = self.model.validate(self._info(), self._read_held_out(held_out))
         self._tell()
-        if values:
-            self.outputs.sinks.scalars(moment, values)
-            self.outputs.pages.scalars(moment, values)
+        self._scalars(moment, values)
 
     def close(self) -> None:
         """Let every sink write what it still holds."""
@@ -253,8 +276,12 @@ class Trainer:
         if self.bad_images.found:
             scalars["bad_images"] = float(len(self.bad_images.found))
         scalars["lr"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
-        self.outputs.sinks.scalars(moment, scalars)
-        self.outputs.pages.scalars(moment, scalars)
+        self._scalars(moment, scalars)
+
+    def _scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
+        if values:
+            self.outputs.sinks.scalars(moment, values)
+            self.outputs.pages.scalars(moment, values)
 
     def _write_panel(self, epoch: int) -> None:
         at = (epoch, self.position.step)
@@ -346,21 +373,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything a run needs to continue as if it had never stopped: tensors and plain values."""
-        return {
-            "nets": {name: net.state_dict() for name, net in self.model.nets.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
-            "scaler": self.precision.scaler.state_dict(),
-            "model": self.model.extra_state(),
-            "position": asdict(self.position),
-            "loss_sum": self._loss_sum,
-            "nonfinite": self.nonfinite.state(),
-            "bad_images": self.bad_images.state(),
-            "files": self.loader.dataset.file_names,  # type: ignore[attr-defined]
-            "world_size": ranks.world_size(),
-            "steps_per_epoch": len(self.sampler),
-            "first_epoch": self.first_epoch,
-        }
+        return collect(self)
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned.
@@ -368,42 +381,7 @@ class Trainer:
         Raises:
             CheckpointError: the state was made by other networks or with another number of steps in an epoch.
         """
-        if state["position"]["step_in_epoch"] and state["steps_per_epoch"] != len(self.sampler):
-            raise checkpoint.CheckpointError(
-                f"the checkpoint stands inside an epoch of {state['steps_per_epoch']} steps, and an epoch now has "
-                f"{len(self.sampler)}; continue with the same data, --batch_size and number of processes"
-            )
-        self._check_files(state)
-        try:
-            for name, net in self.model.nets.items():
-                net.load_state_dict(state["nets"][name])
-            for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            for name, scheduler in self.schedulers.items():
-                load_scheduler(scheduler, state["schedulers"][name])
-            self.precision.scaler.load_state_dict(state["scaler"])
-            self.model.load_extra_state(state["model"])
-            self.nonfinite.load(state["nonfinite"])
-            self.bad_images.load(state)
-        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise checkpoint.CheckpointError(
-                f"the checkpoint does not fit the options of this command: {reason}; leave out the changed flags"
-            ) from error
-        self.position = Position(**state["position"])
-        self._loss_sum = float(state["loss_sum"])
-
-    def _check_files(self, state: Mapping[str, Any]) -> None:
-        """Which file a sample is follows from the list of files: inside an epoch it must be the same."""
-        dataset: Any = self.loader.dataset
-        if not (changes := dataset.changes_since(state.get("files", dataset.file_names))):
-            return
-        if state["position"]["step_in_epoch"]:
-            raise checkpoint.CheckpointError(
-                f"the checkpoint stands inside an epoch and the files have changed since ({changes}); "
-                "continue with the same files"
-            )
-        self.model.messages.append(f"the files have changed since the run was left: {changes}")
+        restore(self, state)
 
     def save(self, label: str, must: bool = False) -> None:
         """Write the state to continue from, then the plain weights under `label` beside it.
@@ -418,8 +396,8 @@ class Trainer:
             NonFiniteLossError: a weight is not finite.
         """
         if ranks.world_size() > 1:  # every rank will continue from the first one's state
-            loss = torch.tensor(self._loss_sum, dtype=torch.float64, device=self.model.device)
-            self._loss_sum = float(ranks.mean_over_ranks(loss))
+            loss = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.model.device)
+            self.loss_sum = float(ranks.mean_over_ranks(loss))
         check_weights(self.model.nets)
         with self.disk.sparing(must, again=True):
             if ranks.is_first():
