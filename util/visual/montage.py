@@ -46,20 +46,27 @@ def montage(rows: Sequence[Row], names: Sequence[str] | None = None) -> Picture:
     return panel(cells, [printable(heading) for heading in headings], labels)
 
 
-def epoch_grid(rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] | None = None) -> Picture:
+def epoch_grid(
+    rows: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] | None = None, first: Sequence[Row] | None = None
+) -> Picture:
     """One input a row, one epoch a column: how translations or maps develop.
 
     Args:
-        rows: epoch, as in a checkpoint's name, -> picture. Columns are sorted: epochs by number, then words (`latest`).
+        rows: epoch, as in a checkpoint's name, -> picture. Columns are sorted by `epoch_order`.
+        first: of each row, pictures before those of the epochs, by heading: the input, for example.
         names, returns, raises: as `montage`.
     """
-    epochs = sorted({epoch for row in rows for epoch in row}, key=_epoch_order)
+    epochs = sorted({epoch for row in rows for epoch in row}, key=epoch_order)
     headings = {epoch: f"epoch {epoch}" if epoch.isdecimal() else epoch for epoch in epochs}
-    return montage([{headings[epoch]: row.get(epoch, _NOTHING) for epoch in epochs} for row in rows], names)
+    made = [{headings[epoch]: row.get(epoch, _NOTHING) for epoch in epochs} for row in rows]
+    before = [{} for _ in rows] if first is None else first
+    return montage([{**start, **row} for start, row in zip(before, made, strict=True)], names)
 
 
-def _epoch_order(epoch: str) -> tuple[int, int, str]:
-    return (0, int(epoch), epoch) if epoch.isdecimal() else (1, 0, epoch)
+def epoch_order(epoch: str) -> tuple[int, int, str]:
+    """Sort key of epochs as in checkpoints' names: numbers, then iterations (`iter_5000`), then words (`latest`)."""
+    number = epoch.removeprefix("iter_")
+    return (int(number != epoch), int(number), epoch) if number.isdecimal() else (2, 0, epoch)
 
 
 def shortened(text: str, most: int = LONGEST) -> str:
