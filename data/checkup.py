@@ -124,7 +124,7 @@ def _is_lost_folder(path: Path) -> bool:
 # --- looking at them
 
 
-def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False) -> Checkup:
+def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False, spread: bool = False) -> Checkup:
     """The first `most` files of a folder that can be used: those whose header is good and of the domain's depth.
 
     Leaving out the bad ones gives what the folder without them would give.
@@ -132,26 +132,40 @@ def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False)
     Args:
         depth: of the domain; none: the one that most files have.
         quiet: no progress bar.
+        spread: not the first ones but some at equal distances, which files named after their class make a sample of
+            all classes.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
     listed, found = scan_folder(folder), list[str | BadImage]()
+    order: Sequence[int] = range(len(listed))
+    if spread and most < len(listed):
+        chosen = at_equal_distances(len(listed), most)
+        order = [*chosen, *sorted(set(order) - set(chosen))]  # the rest, to take the place of bad ones
+        listed = [listed[number] for number in order]
     wanted, good, expected = int(min(most, len(listed))), 0, depth
     while good < wanted and len(found) < len(listed):
         found += look_at(listed[len(found) : len(found) + wanted - good], quiet)
         expected = depth or _most_common(found)
         good = found.count(expected)
-    numbers = [number for number, what in enumerate(found) if what == expected]
+    good_ones = sorted((order[place], listed[place]) for place, what in enumerate(found) if what == expected)
+    numbers = [number for number, _ in good_ones]
     return Checkup(
         folder,
-        [listed[number] for number in numbers],
+        [file for _, file in good_ones],
         numbers,
         _bad_ones(listed, found, expected),
         len(found),
         expected,
         _only_one(found) if not numbers else "",
     )
+
+
+def at_equal_distances(count: int, most: float) -> list[int]:
+    """At most so many of the numbers below `count`, at equal distances: files sorted by class lose none whole."""
+    wanted = int(min(most, count))
+    return [n * count // wanted for n in range(wanted)]
 
 
 def check_kept(folder: Path, files: Sequence[Path], *, depth: str, quiet: bool = False) -> Checkup:

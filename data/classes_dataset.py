@@ -23,7 +23,7 @@ from data.base import (
     labels_from_table,
     read_labels,
 )
-from data.checkup import check_kept, check_up, require_usable, say_skipped, scan_folder
+from data.checkup import at_equal_distances, check_kept, check_up, require_usable, say_skipped, scan_folder
 from data.domain import (
     LABELS_FILE,
     Domain,
@@ -148,7 +148,7 @@ class ClassesDataset(Dataset):
         folder, again = training_folder(run), run.experiment.continue_train
         formats, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
         everything, bad = _read_domain(run, folder, formats[0] if formats else None, classes)
-        everything = _part(everything, spread(len(everything.files), run.data.max_dataset_size))
+        everything = _part(everything, at_equal_distances(len(everything.files), run.data.max_dataset_size))
         held, more = _read_validation(run, folder, everything)
         if held is None:
             names = [file.name for file in everything.files]
@@ -254,12 +254,6 @@ def _part(domain: Domain, numbers: Sequence[int]) -> Domain:
         labels=[domain.labels[n] for n in numbers],
         numbers=[domain.numbers[n] for n in numbers],
     )
-
-
-def spread(count: int, most: float) -> list[int]:
-    """At most so many of the numbers below `count`, at equal distances: files sorted by class lose none whole."""
-    wanted = int(min(most, count))
-    return [n * count // wanted for n in range(wanted)]
 
 
 def hold_out(names: Sequence[str], labels: Sequence[int], share: float, seed: int) -> list[int]:

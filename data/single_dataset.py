@@ -89,7 +89,13 @@ class SingleDataset(Dataset):
 
     @classmethod
     def for_phase(
-        cls, run: RunOptions, phase: str, most: float, size_multiple: int = 4, labelled: bool = True
+        cls,
+        run: RunOptions,
+        phase: str,
+        most: float,
+        size_multiple: int = 4,
+        labelled: bool = True,
+        spread: bool = False,
     ) -> SingleDataset:
         """The source domain of a phase (test falls back to val), read as the run was trained.
 
@@ -98,6 +104,7 @@ class SingleDataset(Dataset):
 
         Args:
             labelled: labels are wanted; without them all are -1.
+            spread: take `most` files at equal distances instead of the first ones.
 
         Raises:
             DataError: the folder is missing, files cannot be used, or the run kept no formats.
@@ -109,7 +116,7 @@ class SingleDataset(Dataset):
         windows = (data.window_A, data.window_B) if data.direction == "AtoB" else (data.window_B, data.window_A)
         folder = domain_folder(root, phase, data.direction[0], alone=data.dataset_mode == "single")
         known, skip = formats[0] if formats else None, data.on_bad_image == "skip"
-        found = check_up(folder, most=most, depth=known.depth if known else "", quiet=run.log.quiet)
+        found = check_up(folder, most=most, depth=known.depth if known else "", quiet=run.log.quiet, spread=spread)
         require_usable([found], skip)
         say_skipped(found.lines, f"{BAD_IMAGES_FILE} beside the results")
         domain = open_domain(

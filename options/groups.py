@@ -170,6 +170,13 @@ class Inference(Group):
 
 
 @dataclass(frozen=True)
+class MeasuredInference(Inference):
+    """inference: what is translated, where to"""
+
+    num_test: int = option(0, "at most this many images, at equal distances in the order of names; 0: all", low=0)
+
+
+@dataclass(frozen=True)
 class Explanation(Group):
     """explanation: class activation maps"""
 

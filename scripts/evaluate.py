@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
-from options.groups import Evaluation, Inference
+from options.groups import Evaluation, MeasuredInference
 from options.parse import RunOptions, extra, inference_options
 from scripts.epochs import at_epoch, epochs_of
 from scripts.evaluating.bench import Bench, chosen
@@ -20,14 +20,14 @@ from util.errors import exit_code
 
 
 def main() -> int:
-    run = inference_options((Inference, Evaluation), prog="evaluate.py")
+    run = inference_options((MeasuredInference, Evaluation), prog="evaluate.py")
     wanted = extra(run, Evaluation)
     chosen(wanted)  # an unknown name before any work
     epochs = epochs_of(run, wanted.epochs)
     bench = Bench(run, choose_device(run.runtime.gpu_ids))
     for epoch in epochs:
         evaluate(bench, at_epoch(run, epoch))
-    say_protocol(run.folder, bench.inference.phase)
+    say_protocol(run.folder, bench.inference.phase, epochs[-1])
     return 0
 
 

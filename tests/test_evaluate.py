@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data.images import DomainFormat, Window, decode
 from scripts import evaluate
+from scripts.evaluating.outlines import annotated
+from scripts.evaluating.table import protocol_of
+from tests.comparing.conftest import content, number, write
 from tests.conftest import make_data
 from util.errors import UserError
 from util.evaluations import read_evaluations, read_features
+from util.metrics.base import Boxes, ImageSet, Material
+from util.visual.boxes import class_colour
 
 if TYPE_CHECKING:
     from tests.conftest import Trained
@@ -84,6 +90,8 @@ def test_everything_that_can_be_measured_is(
     assert found["data"]["source"]["count"] == 16
     assert len(found["per_image"]["file"]) == len(found["per_image"]["CAM_corr"]) == 16
     assert sum(map(sum, found["tables"]["flips"]["counts"])) == 16
+    assert found["per_image_better"]["class_kept"] == "higher"
+    assert set(found["per_image_better"]) == set(found["per_image"]) - {"file", "label"}
     # An independent look at one translation that lies on the disk.
     fake = decode(run.parent / "results" / "run" / "test_2" / "images" / "fake_B" / "03.png", 3, EIGHT_BITS)
     real = decode(images / "testB" / "03.png", 3, EIGHT_BITS)
@@ -101,7 +109,11 @@ def test_everything_that_can_be_measured_is(
     page = (folder / "report.html").read_text()
     assert "data:image" in page
     assert not re.search(r"""(src|href)=["']?(http|file|//)""", page)
-    for figure in ("examples", "intensities", "features", "t-sne", "semantic_flips"):
+    headings = re.findall(r'<th scope="col" class="value">([^<]*)</th>', page)
+    assert headings[:4] == ["epoch 2", "last (2)", "mean of 1, 2", headings[3]]
+    assert headings[3].startswith("best by kid (")
+    assert '"annotated": [0, 1, 3, 4]' in page  # input, translation and their maps, but not the true target
+    for figure in ("examples", "targets", "intensities", "features", "t-sne", "semantic_flips"):
         with Image.open(folder / f"{figure}.png") as picture:
             assert min(picture.size) > 100
         assert (folder / f"{figure}.pdf").read_bytes()[:4] == b"%PDF"
@@ -125,6 +137,64 @@ def test_a_run_without_labels_head_or_target(
     assert metrics["fid"]["note"] == "needs images of the target in this split and a feature network (--features)"
     assert "a class head" in metrics["cam_consistency"]["note"]
     assert "needs labels of the training images" in metrics["semantics"]["note"]
+    page = (run / "evaluations" / "test_latest" / "report.html").read_text()
+    assert re.findall(r'<th scope="col" class="value">([^<]*)</th>', page)[:2] == ["epoch latest"] * 2
+    assert "<fieldset hidden><legend>pictures</legend>" in page
+    assert not (run / "evaluations" / "test_latest" / "targets.png").exists()
+
+
+def test_the_protocol_is_over_the_same_images_measured_in_the_same_way(tmp_path: Path) -> None:
+    values = {"1": (9.0, "a"), "2": (2.0, "a"), "3": (4.0, "b"), "4": (1.0, "b")}
+    for epoch, (fid, kind) in values.items():
+        changes: dict[str, Any] = {"metrics": {"fid": number(fid, kind=kind), "acc": number(fid, "higher")}}
+        if epoch == "1":
+            changes["data"] = content("run")["data"] | {"source": {"count": 3, "digest": "cc"}}
+        write(tmp_path, content("run", epoch=epoch, **changes))
+    found = protocol_of(tmp_path / "run", "test", "4")
+    assert list(found) == ["last (4)", "mean of 2, 3, 4", "best by fid (4)"]
+    assert {name: value.value for name, value in found["mean of 2, 3, 4"].items()} == {"acc": pytest.approx(7 / 3)}
+    assert found["last (4)"]["fid"].value == 1.0
+    assert protocol_of(tmp_path / "run", "test", "1") == {}, "the only one on its images"
+
+
+def outlined(boxes: Boxes | None, **more: Any) -> dict[str, np.ndarray]:
+    """What is drawn into grey pictures of 8 x 6 pixels under every heading, translations being black."""
+    image = ImageSet("x", [Path("x")], lambda number: torch.zeros(1, 8, 6), [0])
+    headings = ("input", "translation", "target", "CAM of input", "translation - input")
+    drawn = annotated(
+        Material(image, image, boxes=boxes, **more), 0, {name: np.full((8, 6, 3), 50, np.uint8) for name in headings}
+    )
+    return dict(drawn)
+
+
+def test_the_target_is_outlined_where_it_is_known() -> None:
+    box = outlined(Boxes([[(2.0, 3.0, 4.0, 5.0)]], [None]))
+    assert list(box) == ["input", "translation", "CAM of input"]
+    around = np.zeros((8, 6), np.bool_)
+    around[2:6, 1:5] = True
+    around[3:5, 2:4] = False
+    for heading, colour in (("input", class_colour(0)), ("translation", class_colour(0)), ("CAM of input", (255,) * 3)):
+        np.testing.assert_array_equal(box[heading], np.where(around[..., None], colour, 50))
+    mask = np.zeros((8, 6), np.bool_)
+    mask[6, 2] = True
+    both = outlined(Boxes([[(2.0, 3.0, 4.0, 5.0)]], [mask]))
+    assert both["input"][5, 2].tolist() == list(class_colour(0)), "the mask, ..."
+    assert both["input"][2, 2].tolist() == [50] * 3, "... which the measures go by, instead of the box"
+    assert outlined(None) == outlined(Boxes([[]], [None])) == outlined(Boxes([[]], [mask.T])) == {}
+
+
+def test_what_the_segmenter_sees_is_outlined_in_the_translation() -> None:
+    def corner(images: torch.Tensor) -> torch.Tensor:
+        seen = torch.zeros(1, 8, 6, dtype=torch.bool)
+        seen[0, 0, 0] = bool((images == 0).all())
+        return seen
+
+    drawn = outlined(None, segmenter=corner)
+    assert list(drawn) == ["translation"]
+    assert drawn["translation"][0, 1].tolist() == list(class_colour(1))
+    assert drawn["translation"][0, 0].tolist() == [50] * 3
+    with pytest.raises(UserError, match=r"--segmenter: gave \(8, 6\) for an image of \(1, 1, 8, 6\)"):
+        outlined(None, segmenter=lambda images: images[0, 0] > 0)
 
 
 REFUSED: tuple[tuple[tuple[object, ...], str], ...] = (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ class Bench:
     @cached_property
     def split(self) -> SingleDataset:
         """The inputs, with labels where there are any."""
-        return SingleDataset.for_phase(self.run, self.inference.phase, self.inference.num_test, 4)
+        wanted = self.inference
+        return SingleDataset.for_phase(self.run, wanted.phase, wanted.num_test or math.inf, 4, spread=True)
 
     @cached_property
     def train_split(self) -> SingleDataset:
@@ -66,7 +68,8 @@ class Bench:
 
     @cached_property
     def real(self) -> ImageSet | None:
-        return target_set(self.run, self.inference.phase, self.split.target, self.inference.num_test)
+        """All of them, however few inputs are translated: more is known of the target, and every pair is there."""
+        return target_set(self.run, self.inference.phase, self.split.target, math.inf)
 
     @cached_property
     def train_real(self) -> ImageSet | None:
@@ -209,26 +212,3 @@ def randomised(run: RunOptions, device: torch.device) -> Model[Any] | None:
     initialised(model.nets["C"], run, "randomised head", init_type="kaiming")
     model.nets["C"].to(device)
     return model
-
-
-def at_epoch(run: RunOptions, epoch: str) -> RunOptions:
-    """The run's options with another epoch's weights."""
-    return replace(run, experiment=replace(run.experiment, epoch=epoch))
-
-
-def epochs_of(run: RunOptions) -> Sequence[str]:
-    """The epochs that were asked for, each of which has weights.
-
-    Raises:
-        OptionError: one has none; those that have are listed.
-    """
-    asked = extra(run, Evaluation).epochs or (run.experiment.epoch,)
-    there = sorted((file.name.removesuffix("_net_G.pth") for file in run.folder.glob("*_net_G.pth")), key=_in_order)
-    for epoch in asked:
-        if epoch not in there:
-            raise OptionError(f"--epochs {epoch}: {run.folder} has no weights of it; there are {', '.join(there)}")
-    return asked
-
-
-def _in_order(epoch: str) -> tuple[bool, int, str]:
-    return (not epoch.isdigit(), int(epoch) if epoch.isdigit() else 0, epoch)

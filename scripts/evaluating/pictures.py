@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from scripts.evaluating.bench import Bench
 from scripts.evaluating.images import Translated, pictures
+from scripts.evaluating.outlines import annotated, has_outlines, legend
+from scripts.evaluating.table import protocol_of
 from util.metrics.base import Material
 from util.visual.difference import difference, symmetric_limit, with_colour_bar
 from util.visual.embedding import embed, embedding_figure
@@ -24,12 +27,23 @@ SORTED_BY = ("lpips", "ssim", "CAM_energy_fake", "CAM_corr", "ssim_input", "cc_i
 def draw(bench: Bench, material: Material, translated: Translated, record: Mapping[str, Any], folder: Path) -> Path:
     """Write every figure as PNG and PDF below a folder, and the report; returns the report's path."""
     figures = {**_figures(bench, material, record), "Examples": _montage(translated, material)}
+    figures |= _targets(translated, material)
     for title, figure in figures.items():
         save_figure(figure, folder / title.lower().replace(" ", "_"))
     embedded = {title: figure_bytes(figure, "png") for title, figure in figures.items()}
     rows, chosen = _gallery(bench, material, translated, record)
     report = folder / "report.html"
-    write_report(report, record, rows, embedded, chosen=chosen, class_names=dict(bench.class_names))
+    protocol = protocol_of(bench.run.folder, record["phase"], record["epoch"])
+    write_report(
+        report,
+        record,
+        rows,
+        embedded,
+        chosen=chosen,
+        class_names=dict(bench.class_names),
+        protocol={rule: {name: asdict(value) for name, value in found.items()} for rule, found in protocol.items()},
+        annotations=legend(material),
+    )
     return report
 
 
@@ -66,6 +80,14 @@ def _montage(translated: Translated, material: Material) -> Any:
     )
 
 
+def _targets(translated: Translated, material: Material) -> dict[str, Any]:
+    """A montage of outlined targets, where any are known."""
+    known = [n for n in range(len(translated.names)) if has_outlines(material, n)]
+    numbers = [known[place] for place in evenly_spaced(len(known), ROWS)]
+    rows = [annotated(material, n, pictures(translated, n, None)) for n in numbers]
+    return {"Targets": montage(rows, [translated.names[n] for n in numbers])} if rows else {}
+
+
 def _row(translated: Translated, material: Material, number: int, partner: Mapping[int, int]) -> dict[str, Any]:
     target = material.real.read(partner[number]) if material.real is not None and number in partner else None
     shown: dict[str, Any] = dict(pictures(translated, number, target))
@@ -81,14 +103,15 @@ def _gallery(
 ) -> tuple[list[ReportRow], str]:
     columns = record["per_image"]
     name = next((score for score in SORTED_BY if score in columns), "")
-    better = record["metrics"].get(name, {}).get("better", "")
+    better = record["per_image_better"].get(name, "")
     most = bench.wanted.report_images
     if most < 2:
         return [], "no images (--report_images)"
     chosen = select_images(len(translated.names), most, columns.get(name), name, better)
     partner = dict(material.pairs or ())
-    rows = [
-        ReportRow(translated.names[n], _row(translated, material, n, partner), translated.source.labels[n])
-        for n in chosen.numbers
-    ]
+    rows = []
+    for n in chosen.numbers:
+        shown = _row(translated, material, n, partner)
+        outlined = annotated(material, n, shown)
+        rows.append(ReportRow(translated.names[n], shown, translated.source.labels[n], annotated=outlined))
     return rows, chosen.statement

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -248,3 +249,16 @@ def test_looking_leaves_the_warnings_of_the_process_alone(tmp_path: Path) -> Non
     before = list(warnings.filters)
     assert len(check_up(tmp_path, most=999).files) == 300
     assert list(warnings.filters) == before
+
+
+def test_a_spread_choice_is_a_sample_of_all_names_and_replaces_bad_files(tmp_path: Path) -> None:
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / f"{number:02d}.png"), np.full((8, 8), number, np.uint8))
+    found = check_up(tmp_path, most=4, quiet=True, spread=True)
+    assert [file.stem for file in found.files] == ["00", "03", "06", "09"]
+    assert found.numbers == [0, 3, 6, 9]
+    (tmp_path / "06.png").write_bytes(b"not an image")
+    found = check_up(tmp_path, most=4, quiet=True, spread=True)
+    assert [file.stem for file in found.files] == ["00", "01", "03", "09"]
+    assert [bad.path.stem for bad in found.bad] == ["06"]
+    assert check_up(tmp_path, most=99, quiet=True, spread=True).numbers == [*range(6), *range(7, 12)]

@@ -14,7 +14,8 @@ import torch
 
 from data import DATASETS
 from data.base import DataError
-from data.classes_dataset import IMAGENETTE, ClassesDataset, hold_out, spread
+from data.checkup import at_equal_distances
+from data.classes_dataset import IMAGENETTE, ClassesDataset, hold_out
 from data.domain import save_formats
 from data.images import ImageError, decode
 from data.sampler import SampleKey
@@ -273,8 +274,8 @@ def test_whole_images_come_in_batches_of_one_size(root: Path, options: Options) 
 def test_fewer_images_are_taken_from_all_over_the_folder(folders: Path, options: Options) -> None:
     dataset = open_set(options("--max_dataset_size", 6, "--val_share", 0))
     assert dataset.labels == [0, 0, 1, 1, 2, 2]
-    assert spread(5, float("inf")) == [0, 1, 2, 3, 4]
-    assert spread(5, 1) == [0]
+    assert at_equal_distances(5, float("inf")) == [0, 1, 2, 3, 4]
+    assert at_equal_distances(5, 1) == [0]
 
 
 def test_sixteen_bits_are_read_in_the_window_of_the_domain(tmp_path: Path, options: Options) -> None:

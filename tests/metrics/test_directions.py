@@ -73,7 +73,7 @@ def test_every_metric_gives_a_direction_to_what_it_says_of_an_image(everything: 
     assert scores.directions["class_kept"] == "higher"
     for name, column in scores.per_image.items():
         if {value for value in column if value is not None} <= {0.0, 1.0}:
-            assert scores.directions[name] == "higher", f"{name} is yes or no"
+            assert scores.directions[name], f"{name} is yes or no: one of the two is worse"
 
 
 def test_a_score_without_a_direction_is_no_score() -> None:

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 import pytest
 
+from util.visual.embedded import preview
 from util.visual.figures import confusion_figure, figure_bytes
-from util.visual.report import ReportRow, number_text, preview, select_images, write_report
+from util.visual.report import ReportRow, number_text, select_images, write_report
 
 HOSTILE = "<script>document.title='broken'</script>'\"&{{ 7 * 7 }}</script><!--<script>$x\u2028"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), "")
@@ -274,6 +275,34 @@ def test_scores_belong_to_files_and_not_to_places(tmp_path: Path) -> None:
     assert data["classes"] == {"-1": "unlabelled"}
 
 
+def test_scores_without_a_metric_of_their_name_have_their_own_direction(tmp_path: Path) -> None:
+    content = evaluation(per_image_better={"class_kept": "higher", "lpips": "lower"})
+    content["per_image"] = content["per_image"] | {"class_kept": [1.0, 0.0, None, 1.0, 0.0]}
+    scores = written(tmp_path, content).blocks["data"]["scores"]
+    assert {score["name"]: score["better"] for score in scores} == {
+        "lpips": "lower",
+        "cc_input": "",
+        "class_kept": "higher",
+    }
+
+
+def test_annotated_pictures_lie_behind_the_plain_ones(tmp_path: Path) -> None:
+    shown = {"input": picture(10), "target": picture(20), "translation": picture(30)}
+    rows = [ReportRow("a.png", shown, 0, annotated={"translation": picture(230)}), ReportRow("b.png", shown)]
+    page = written(tmp_path, evaluation(), rows=rows, annotations=f"orange: {HOSTILE}")
+    assert [row["annotated"] for row in page.blocks["data"]["rows"]] == [[2], []]
+    levels = [[int(decoded(source).mean()) for source in page.blocks[f"pictures-{n}"]] for n in (0, 1)]
+    assert levels == [[10, 20, 30, 230], [10, 20, 30]]
+    assert "Annotations: orange: <script>" in page.text
+    assert "<fieldset><legend>pictures</legend>" in page.source
+    bare = written(tmp_path, evaluation(), annotations="orange: boxes")
+    assert "Annotations" not in bare.text
+    assert "<fieldset hidden><legend>pictures</legend>" in bare.source
+    for wrong in ({"translation": picture(1, 9, 8)}, {"mask": picture(1)}):
+        with pytest.raises(ValueError, match=r"a\.png: the annotated .* has no plain picture of its size"):
+            written(tmp_path, evaluation(), rows=[ReportRow("a.png", shown, annotated=wrong)])
+
+
 def test_figures_are_shown_at_their_size_in_order(tmp_path: Path) -> None:
     figure = confusion_figure([[1]], ["a"])
     png = figure_bytes(figure, "png")
@@ -357,8 +386,19 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Any:
     content, count = evaluation(), 60
     names = [f"{n:02d}.Png" for n in range(count - 1)] + [HOSTILE]
     lpips = [None if n == 7 else abs(n - 20.5) / 100 for n in range(count)]
-    content["per_image"] = {"file": names, "lpips": lpips, "cc_input": [n / 100 for n in range(count)]}
-    rows = [ReportRow(names[n], {"input": picture(n, 64, 64)}, n % 3 - 1, HOSTILE) for n in range(count)]
+    kept = [float(n % 4 > 0) for n in range(count)]
+    content["per_image"] = {"file": names, "lpips": lpips, "cc_input": [n / 100 for n in range(count)], "kept": kept}
+    content["per_image_better"] = {"kept": "higher"}
+    rows = [
+        ReportRow(
+            names[n],
+            {"target": picture(90, 64, 64), "input": picture(n, 64, 64)},
+            n % 3 - 1,
+            HOSTILE,
+            annotated={"input": picture(n + 150, 64, 64)},
+        )
+        for n in range(count)
+    ]
     write_report(folder / "a b#c.html", content, rows, {}, HOSTILE, class_names={0: "car", 1: HOSTILE})
     return partial(in_browser, folder / "a b#c.html", folder / "profile")
 
@@ -388,7 +428,7 @@ def test_a_browser_shows_all_in_order_and_loads_only_what_is_near(browse: Any) -
     seen = browse("")
     assert seen.files == [*(f"{n:02d}.Png" for n in range(59)), HOSTILE.replace("\u2028", "\\u2028")]
     assert seen.count == "60 of 60 shown"
-    assert 0 < len(seen.sources) < 60
+    assert 0 < len(seen.sources) < 120  # two pictures a card
     assert all(source.startswith("data:image/") for source in seen.sources)
     assert "broken" not in seen.title.replace(HOSTILE.replace("\u2028", "\\u2028"), "")
 
@@ -414,6 +454,17 @@ def test_a_browser_knows_low_and_high_where_neither_is_worse(browse: Any) -> Non
         "11.Png",
         "01.Png",
     ]
+
+
+def test_a_browser_sorts_yes_and_no_worst_first(browse: Any) -> None:
+    wanted = [*range(0, 59, 4), *(n for n in range(59) if n % 4)]
+    assert browse("#sort=kept&order=worst").files[:59] == [f"{n:02d}.Png" for n in wanted]
+    assert browse("#sort=kept").files[:4] == ["00.Png", "04.Png", "08.Png", "12.Png"], "also where no order is given"
+
+
+def test_a_browser_swaps_pictures_for_annotated_ones(browse: Any) -> None:
+    for address, levels in (("#text=07.png", [90, 7]), ("#text=07.png&annotations=on", [90, 157])):
+        assert [int(decoded(source).mean()) for source in browse(address).sources[:2]] == levels
 
 
 def test_a_browser_is_not_led_astray_by_its_address(browse: Any) -> None:

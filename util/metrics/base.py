@@ -91,16 +91,33 @@ class Scores:
         values: numbers by name.
         per_image: by name, one number (None: none) for each translation, in order: for paired tests and sorting.
         tables: by name, anything JSON holds: a confusion matrix with its class names, say.
+        better: of the names in `per_image` that are none of `values`: `lower`, `higher`, or nothing where neither is.
+
+    Raises:
+        ValueError: a name in `per_image` is in neither, so that nobody knows which of its ends is the worst.
     """
 
     values: Mapping[str, Value]
     per_image: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
+    better: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.per_image if name not in self.values and name not in self.better]:
+            raise ValueError(f"The per-image scores {', '.join(unknown)} need a direction: name them in `better`.")
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """`lower`, `higher` or nothing for each name in `per_image`."""
+        return {name: self.better[name] if name in self.better else self.values[name].better for name in self.per_image}
 
     def and_also(self, other: Scores) -> Scores:
         """Both together."""
         return Scores(
-            {**self.values, **other.values}, {**self.per_image, **other.per_image}, {**self.tables, **other.tables}
+            {**self.values, **other.values},
+            {**self.per_image, **other.per_image},
+            {**self.tables, **other.tables},
+            {**self.better, **other.better},
         )
 
 

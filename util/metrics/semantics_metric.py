@@ -13,7 +13,8 @@ class Semantics(Metric):
     `acc_fake_real_judge`: of translations, by a judge trained on real images of the target, where these have labels;
     `acc_fake_source_judge`: by one trained on real inputs. Beside them the judges' own accuracies on real test images
     of both domains, without which they mean little. `flip_rate`: share of labelled inputs whose class the judge (the
-    target's, if there is one) does not see in the translation; the table `flips` has it class by class.
+    target's, if there is one) does not see in the translation; the table `flips` has it class by class, and
+    `class_kept` image by image.
     """
 
     def compute(self, material: Material) -> Scores:
@@ -55,4 +56,5 @@ def _flips(material: Material) -> Scores:
     note = f"of {len(known)} labelled inputs; the judge itself errs on {1 - judge.accuracy:.0%} of held-out real images"
     value = Value(rate, (rate * (1 - rate) / len(known)) ** 0.5, judge.name, note, "lower")
     table = confusion(labels, seen, material.class_names)
-    return Scores({"flip_rate": value}, {"class_kept": right}, {"flips": table | {"judge": judge.name}})
+    tables = {"flips": table | {"judge": judge.name}}
+    return Scores({"flip_rate": value}, {"class_kept": right}, tables, {"class_kept": "higher"})

@@ -6,7 +6,6 @@ the gallery lie in the page as text and become images only when they are scrolle
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
@@ -15,18 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from util.errors import printable
 from util.files import write_atomic
-from util.visual.files import as_rgb, png_bytes
+from util.visual.embedded import PREVIEW_SIDE, data_uri, preview
 from util.visual.html import render
 from util.visual.montage import evenly_spaced
 
 UNKNOWN = -1
-PREVIEW_SIDE = 256
 GROUPS: Mapping[str, str] = {
     "Distribution": r"^(fid|kid|isc|precision|recall|f_score|density|coverage)(_|$)",
     "Pairs": r"^(ssim|ms_ssim|psnr|lpips|cc)(_|$)",
@@ -36,7 +33,6 @@ GROUPS: Mapping[str, str] = {
 }
 OTHERS = "Others"
 _ARROWS = {"lower": "↓", "higher": "↑"}
-_JPEG_QUALITY = 92
 _SIZE = "\0 bytes"  # stands for the file's size until that is known; no text of a page holds this character
 
 
@@ -49,12 +45,15 @@ class ReportRow:
         pictures: heading -> uint8 (H, W, 3), (H, W, 1) or (H, W): input, translation, target, overlays, difference.
         label: class id, -1 unknown.
         note: one more line under the name.
+        annotated: for headings of `pictures` the same picture with boxes or masks drawn in, which a box on the page
+            shows in its place.
     """
 
     file: str
     pictures: Mapping[str, np.ndarray]
     label: int = UNKNOWN
     note: str = ""
+    annotated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,18 +106,19 @@ def write_report(
     chosen: str = "",
     class_names: Mapping[int, str] | None = None,
     protocol: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    annotations: str = "",
     preview_side: int = PREVIEW_SIDE,
 ) -> int:
     """Write the report of one evaluation.
 
-    The address may end in `#sort=lpips&order=worst&class=2,5&score=ssim&min=0.2&max=0.6&text=T72`; the page keeps it up
-    to date, so that a view can be shared. `order` is worst, best, low or high; images without the score come last.
-    Which end is worst is taken from the metric of the score's name.
+    The address may end in `#sort=lpips&order=worst&class=2,5&score=ssim&min=0.2&max=0.6&text=T72&annotations=on`; the
+    page keeps it up to date, so that a view can be shared. `order` is worst, best, low or high; images without the
+    score come last. Which end is worst is taken from `per_image_better`, else from the metric of the score's name.
 
     Args:
         path: the HTML file; folders are made, the file appears whole or not at all.
         evaluation: an evaluation file's content: run, model, seed, epoch, step, phase, direction, data, versions,
-            options, features, metrics, per_image, seconds; what lacks is left out.
+            options, features, metrics, per_image, per_image_better, seconds; what lacks is left out.
         rows: the gallery, in order.
         figures: title -> PNG as bytes, or SVG as text; shown in order.
         title: the heading; the run's name if empty.
@@ -126,13 +126,15 @@ def write_report(
         class_names: by class id.
         protocol: heading -> metrics as in the evaluation's `metrics`: columns beside the evaluation's own, for example
             `last (epoch 100)`, `best by kid (epoch 80)` and `mean of the last five`.
+        annotations: what is drawn into annotated pictures, in which colours.
         preview_side: longest side of a picture of the gallery in pixels; larger ones are reduced.
 
     Returns:
         The file's size in bytes.
 
     Raises:
-        ValueError: a picture that is not uint8, or a figure that is neither PNG nor SVG.
+        ValueError: a picture that is not uint8, an annotated one without its plain one or of another size, or a figure
+            that is neither PNG nor SVG.
         OSError: the file cannot be written.
     """
     metrics, per_image = evaluation.get("metrics", {}), evaluation.get("per_image", {})
@@ -148,8 +150,9 @@ def write_report(
         figures=[_figure(name, content) for name, content in figures.items()],
         chosen=chosen or f"{len(rows)} images",
         preview_side=preview_side,
+        annotations=printable(annotations) if any(row.annotated for row in rows) else "",
         gallery={
-            "scores": _score_columns(rows, metrics, per_image),
+            "scores": _score_columns(rows, _directions(evaluation), per_image),
             "classes": {str(row.label): _class_name(row.label, class_names or {}) for row in rows},
             "rows": [card.facts for card in cards],
         },
@@ -236,7 +239,7 @@ def _line(name: str, found: Sequence[Mapping[str, Any] | None]) -> _Line:
     )
 
 
-# --- figures and previews
+# --- figures
 
 
 @dataclass(frozen=True)
@@ -251,41 +254,14 @@ def _figure(title: str, content: bytes | str) -> _Figure:
         # As an image, where no script of it runs and none of its identifiers clashes with another figure's.
         if "<svg" not in content:
             raise ValueError(f"The figure {title!r} is text but no SVG.")
-        return _Figure(printable(title), _data_uri("svg+xml", content.encode()), None)
+        return _Figure(printable(title), data_uri("svg+xml", content.encode()), None)
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             dots = float(image.info.get("dpi", (96, 96))[0])
             width = round(image.width * 96 / dots)
     except OSError as error:
         raise ValueError(f"The figure {title!r} is no PNG.") from error
-    return _Figure(printable(title), _data_uri("png", content), width)
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def preview(picture: np.ndarray, most: int = PREVIEW_SIDE) -> tuple[str, tuple[int, int]]:
-    """A picture as a data address, and its (width, height).
-
-    Reduced by averaging where a side is longer than `most`, never enlarged. Grey pictures are PNG, unless JPEG (quality
-    92) takes less than half of it; coloured ones whichever is smaller, JPEG with full colour resolution.
-
-    Args:
-        picture: uint8 (H, W, 3), (H, W, 1) or (H, W).
-    """
-    shown = as_rgb(picture)
-    share = most / max(shown.shape[:2])
-    if share < 1:
-        size = (max(1, round(shown.shape[1] * share)), max(1, round(shown.shape[0] * share)))
-        shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
-    grey = bool((shown == shown[:, :, :1]).all())
-    png = cv2.imencode(".png", shown[:, :, 0])[1].tobytes() if grey else png_bytes(shown)
-    settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    jpeg = cv2.imencode(".jpg", shown[:, :, 0] if grey else shown[:, :, ::-1], settings)[1].tobytes()
-    kind, content = ("jpeg", jpeg) if (1 + grey) * len(jpeg) < len(png) else ("png", png)
-    return _data_uri(kind, content), (shown.shape[1], shown.shape[0])
+    return _Figure(printable(title), data_uri("png", content), width)
 
 
 # --- the gallery
@@ -306,6 +282,9 @@ def _cards(rows: Sequence[ReportRow], per_image: Mapping[str, Sequence[Any]], si
 
 
 def _card(row: ReportRow, scores: Sequence[float | None], side: int) -> _Card:
+    for name, picture in row.annotated.items():
+        if name not in row.pictures or picture.shape[:2] != row.pictures[name].shape[:2]:
+            raise ValueError(f"{row.file}: the annotated {name!r} has no plain picture of its size.")
     previews = {printable(name): preview(picture, side) for name, picture in row.pictures.items()}
     facts = {
         "file": printable(row.file),
@@ -313,8 +292,10 @@ def _card(row: ReportRow, scores: Sequence[float | None], side: int) -> _Card:
         "note": printable(row.note),
         "scores": scores,
         "pictures": [[name, *size] for name, (_, size) in previews.items()],
+        "annotated": [list(row.pictures).index(name) for name in row.annotated],  # their sources follow the plain ones
     }
-    return _Card(facts, [source for source, _ in previews.values()])
+    sources = [source for source, _ in previews.values()]
+    return _Card(facts, sources + [preview(picture, side)[0] for picture in row.annotated.values()])
 
 
 def _places(per_image: Mapping[str, Sequence[Any]]) -> dict[str, int]:
@@ -330,17 +311,23 @@ def _score(column: Sequence[Any], place: int | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
+def _directions(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """`lower`, `higher` or nothing for each score of an image."""
+    metrics, own = evaluation.get("metrics", {}), evaluation.get("per_image_better", {})
+    names = _score_names(evaluation.get("per_image", {}))
+    return {name: own.get(name, metrics.get(name, {}).get("better", "")) for name in names}
+
+
 def _score_columns(
-    rows: Iterable[ReportRow], metrics: Mapping[str, Mapping[str, Any]], per_image: Mapping[str, Sequence[Any]]
+    rows: Iterable[ReportRow], better: Mapping[str, str], per_image: Mapping[str, Sequence[Any]]
 ) -> list[dict[str, Any]]:
     """Name, direction and range over the rows of each score."""
     places = [_places(per_image).get(row.file) for row in rows]
     columns = []
     for name in _score_names(per_image):
         known = [value for place in places if (value := _score(per_image[name], place)) is not None]
-        better = metrics.get(name, {}).get("better", "")
         ends = {"low": min(known), "high": max(known)} if known else {"low": None, "high": None}
-        columns.append({"name": printable(name), "better": better} | ends)
+        columns.append({"name": printable(name), "better": better[name]} | ends)
     return columns
 
 

@@ -1,0 +1,82 @@
+"""A split, translated and explained by the weights of one epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from data.domain import check_classes
+from data.images import unit_to_uint8
+from data.single_dataset import SingleDataset, WholeImage
+from models import load_trained
+from models.base import Explanation
+from options.groups import Explanation as ExplanationOptions
+from options.groups import Inference
+from options.parse import RunOptions, extra
+from util.engine.inference import explain_image
+from util.errors import printable
+from util.visual.cam_table import CamTable
+from util.visual.overlay import colormap, heat_map, overlay
+from util.visual.results import Results, Stored
+
+Picture = NDArray[np.uint8]
+# Called for each image with what was drawn of it, and the number of images that the split counts.
+Watch = Callable[[WholeImage, Mapping[str, Picture], int], None]
+
+
+def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = None) -> None:
+    """Write translations, maps, overlays, `cams.csv` and a page to `<results_dir>/<name>/<epoch>`.
+
+    Args:
+        run: options of the run, with those of inference and explanation; its epoch is the one explained.
+        watch: is shown `input`, `fake` and the drawings of each image as well.
+
+    Raises:
+        UserError: weights, images or labels cannot be used, or the model has no class head.
+    """
+    wanted, look = extra(run, Inference), extra(run, ExplanationOptions)
+    model = load_trained(run, device, evaluate=wanted.eval, tile=wanted.tile)
+    dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple)
+    model.check_class(look.class_idx)
+    if look.class_idx < 0:
+        check_classes(run, dataset.labels, dataset.source_files)
+    results = Results(Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch, "{stem}_{kind}")
+    table = CamTable(dataset.class_names)
+
+    for whole in tqdm(dataset.images(), total=len(dataset), unit="image", disable=None):
+        chosen = look.class_idx if look.class_idx >= 0 else whole.sample.label_A
+        fake, seen = explain_image(model, whole.sample.A, whole.size, chosen)
+        caption = table.add(whole.file, whole.sample.label_A, seen)
+        translation: Stored = (fake, dataset.target)
+        drawn = drawings(whole, fake, seen, look)
+        results.add(whole.file, {"fake": translation, **drawn}, printable(caption))
+        if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
+            results.add_array(whole.file, "cam_input", seen.cam[0].float().cpu().numpy())
+            results.add_array(whole.file, "cam_output", seen.cam_fake[0].float().cpu().numpy())
+        if watch is not None:
+            plain = {"input": unit_to_uint8(whole.image), "fake": unit_to_uint8(fake)}
+            watch(whole, plain | drawn, len(dataset))
+
+    table.write(results.folder / "cams.csv")
+    page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
+    dataset.list_bad_images(results.folder)
+    outcome = dataset.outcome("translated and explained")
+    print(f"{outcome}; table: {results.folder / 'cams.csv'}; page: {page}")
+
+
+def drawings(whole: WholeImage, fake: Tensor, seen: Explanation, look: ExplanationOptions) -> dict[str, Picture]:
+    """Heat maps and overlays of input and translation, (H, W, 3) uint8 at the image's own size."""
+    sides = {"input": (unit_to_uint8(whole.image), seen.cam), "output": (unit_to_uint8(fake), seen.cam_fake)}
+    heats = {side: heat_map(cam[0].cpu().numpy(), whole.size) for side, (_, cam) in sides.items()}
+    maps = {f"cam_{side}": colormap(heat, look.colormap) for side, heat in heats.items()}
+    overlays = {
+        f"overlay_{side}": overlay(picture, heats[side], look.overlay_strength, look.colormap)
+        for side, (picture, _) in sides.items()
+    }
+    return maps | overlays
