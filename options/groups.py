@@ -87,12 +87,16 @@ class Networks(Group):
 
 @dataclass(frozen=True)
 class Optim(Group):
-    """optimisation: Adam for each network, adversarial loss, precision"""
+    """optimisation: an optimiser for each network, adversarial loss, precision"""
 
-    lr: float = option(0.0002, "learning rate of Adam", low=0)
+    lr: float = option(0.0002, "learning rate", low=0)
     beta1: float = option(0.5, "Adam's decay of the gradient's mean", low=0, high=0.999999)
     beta2: float = option(0.999, "Adam's decay of the gradient's variance", low=0, high=0.999999)
-    optimizer: str = option("adam", "adam, or sgd (plain, for comparing runs)", choices=("adam", "sgd"))
+    optimizer: str = option(
+        "adam", "adam and sgd add weight_decay to the gradient, adamw to the step", choices=("adam", "adamw", "sgd")
+    )
+    weight_decay: float = option(0.0, "weights are drawn towards 0 by this factor", low=0)
+    momentum: float = option(0.0, "of --optimizer sgd", low=0, high=0.999999)
     gan_mode: str = option(
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
     )
@@ -112,8 +116,14 @@ class Schedule(Group):
     n_epochs_decay: int = option(200, "epochs over which --lr_policy linear falls to zero", low=0)
     epoch_count: int = option(1, "number of the first epoch", low=1)
     max_iters: int = option(0, "stop after this many steps; 0: when the epochs are done", low=0)
-    lr_policy: str = option("linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine"))
+    lr_policy: str = option(
+        "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine", "none")
+    )
     lr_decay_iters: int = option(50, "epochs between the falls of --lr_policy step", low=1)
+    plateau_factor: float = option(0.2, "of the learning rate at a fall of --lr_policy plateau", low=0, high=0.999999)
+    plateau_patience: int = option(5, "epochs without a lower loss before a fall of --lr_policy plateau", low=0)
+    plateau_threshold: float = option(0.01, "share of the loss by which a lower one must be lower", low=0, high=1)
+    plateau_min_lr: float = option(0.0, "--lr_policy plateau falls no further", low=0)
 
     @property
     def last_epoch(self) -> int:

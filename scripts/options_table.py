@@ -50,6 +50,7 @@ def tables() -> str:
     kinds: list[tuple[str, type[Group]]] = [("every script", kind) for kind in groups.COMMON]
     kinds += [(f"--model {name}", MODELS.get(name).Options) for name in MODELS.names()]
     kinds += [("--dataset_mode unaligned and single", DATASETS.get("unaligned").Options)]
+    kinds += [("--dataset_mode classes", DATASETS.get("classes").Options)]
     kinds += [("test.py, cam_infer.py", groups.Inference), ("cam_infer.py", groups.Explanation)]
     return "\n\n".join(table(where, kind) for where, kind in kinds)
 

@@ -53,6 +53,9 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("data.checkup", 2),
     ("data.domain", 2),
     ("data.annotations", 2),
+    ("data.imagenette", 2),
+    ("models.published_classifier", 2),
+    ("models.torchvision_weights", 2),
     ("util.evaluations", 2),
     ("util.engine*", 2),
     ("options.groups", 2),
@@ -67,6 +70,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     # 5: the command line
     ("options.flags", 5),
     ("options.parse", 5),
+    ("options.published_yaml", 5),
     ("options.yaml_config", 5),
     # 6: scripts
     ("train", 6),
@@ -94,6 +98,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("util.metrics*", "util.metrics*"),
     ("util.metrics*", "models.cam.functional"),
     ("data.annotations", "data.base"),
+    ("data.imagenette", "data.base"),
     ("models.judge", "options.parse"),
     ("util.visual.cam_table", "models.cam.functional"),
     ("data.checkup", "data.base"),
@@ -106,6 +111,8 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("models.*_options", "models.*_model"),  # options extend the other model's
     ("options.parse", "options.flags"),
     ("options.parse", "options.yaml_config"),
+    ("options.published_yaml", "options.flags"),
+    ("options.yaml_config", "options.published_yaml"),
     ("*", "options"),  # packages that hold nothing
     ("*", "util"),
     ("scripts.*", "*"),
