@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,24 @@ def test_every_claim_names_tests_that_exist(heading: str) -> None:
         for file, function in tests:
             text = (ROOT / file).read_text(encoding="utf-8")
             assert f"\ndef {function}(" in text, f"{file} has no {function}"
+
+
+def test_the_arguments_of_scripts_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts with arguments of their own; those of runs have options, which are parsed above."""
+    lines = [*commands("python scripts/user_study.py"), *commands("python scripts/compare.py")]
+    assert len(lines) >= 3
+    parse = argparse.ArgumentParser.parse_args
+
+    class Parsed(Exception):
+        pass
+
+    def parse_only(self: argparse.ArgumentParser, words: list[str] | None = None, *rest: object) -> None:
+        parse(self, words)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for line in lines:
+        _, file, *words = shlex.split(line, comments=True)
+        monkeypatch.setattr(sys, "argv", [file, *words])
+        with pytest.raises(Parsed):
+            importlib.import_module(file.removesuffix(".py").replace("/", ".")).main()
