@@ -124,7 +124,7 @@ class ClassesDataset(Dataset):
             folder = training_folder(run)
             files = scan_folder(folder)
             labels, _ = labels_of(files, folder, Path(run.data.dataroot), _options_of(run))
-            _require_classes(labels, folder)
+            require_classes(labels, folder)
             derived: Any = {"num_classes": max(labels) + 1}
             run = replace(run, model=replace(run.model, **derived))
         return run
@@ -148,19 +148,19 @@ class ClassesDataset(Dataset):
         folder, again = training_folder(run), run.experiment.continue_train
         formats, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
         everything, bad = _read_domain(run, folder, formats[0] if formats else None, classes)
-        everything = _part(everything, at_equal_distances(len(everything.files), run.data.max_dataset_size))
+        everything = part_of(everything, at_equal_distances(len(everything.files), run.data.max_dataset_size))
         held, more = _read_validation(run, folder, everything)
         if held is None:
             names = [file.name for file in everything.files]
             share = min(options.val_size / len(names), MOST_HELD) if options.val_size else options.val_share
             numbers = hold_out(names, everything.labels, share, seed)
-            held = _part(everything, numbers)
-            train = _part(everything, sorted(set(range(len(names))) - set(numbers)))
+            held = part_of(everything, numbers)
+            train = part_of(everything, sorted(set(range(len(names))) - set(numbers)))
         else:
             train = everything
         if kept:
             train = _kept_domain(run, folder, everything, [root / name for name in kept["source"]])
-            held = _part(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
+            held = part_of(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
         preprocess = preprocess_from(run, size_multiple)
         if ranks.is_first():
             which = histogram(held.labels, held.class_names) or "--val_share of each class is less than one"
@@ -235,7 +235,7 @@ def _read_validation(run: RunOptions, folder: Path, train: Domain) -> tuple[Doma
     held, bad = _read_domain(run, place, train.format, train.class_names)
     if not held.files:
         return None, []
-    return _part(held, at_equal_distances(len(held.files), _options_of(run).val_size or math.inf)), bad
+    return part_of(held, at_equal_distances(len(held.files), _options_of(run).val_size or math.inf)), bad
 
 
 def _read_domain(
@@ -251,7 +251,7 @@ def _read_domain(
     labels, names = labels_of(found.files, folder, root, options, classes)
     check_classes(run, labels, found.files)
     if folder == training_folder(run):
-        _require_classes(labels, folder)
+        require_classes(labels, folder)
     labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]
     if ranks.is_first():
         if skip:
@@ -259,7 +259,7 @@ def _read_domain(
         if len(labelled) < len(labels):
             bare = len(labels) - len(labelled)
             print(f"{printable(folder)}: {bare} of {len(labels)} images have no label and are left out")
-    return _part(replace(domain, labels=labels, class_names=names), labelled), found.lines if skip else []
+    return part_of(replace(domain, labels=labels, class_names=names), labelled), found.lines if skip else []
 
 
 def _kept_domain(run: RunOptions, folder: Path, like: Domain, files: list[Path]) -> Domain:
@@ -274,7 +274,7 @@ def _kept_domain(run: RunOptions, folder: Path, like: Domain, files: list[Path])
     return replace(like, files=files, labels=labels, numbers=found.numbers)
 
 
-def _part(domain: Domain, numbers: Sequence[int]) -> Domain:
+def part_of(domain: Domain, numbers: Sequence[int]) -> Domain:
     """The files of these numbers, in this order."""
     return replace(
         domain,
@@ -341,7 +341,8 @@ def _folder_name(class_name: str, folder: Path) -> str:
     return code if (folder / code).is_dir() else class_name
 
 
-def _require_classes(labels: Sequence[int], folder: Path) -> None:
+def require_classes(labels: Sequence[int], folder: Path) -> None:
+    """Raise a DataError where fewer than two classes have an image."""
     known = [label for label in labels if label != UNKNOWN]
     if len(set(known)) < 2:
         raise DataError(

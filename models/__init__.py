@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SHAPED_BY = {
     "F": "--netF, --netF_nc, --nce_layers, --netG and --ngf",
     "D": "--netD, --ndf, --n_layers_D, --output_nc and the norm flags",
+    "S": "--decoder_width, --decoder_norm and --classifier_run",
     "C": "--num_classes, --cam_layer, --nce_layers, --netG and --ngf",
 }
 

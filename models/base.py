@@ -75,6 +75,7 @@ class Model(ABC, Generic[S]):
         size_multiple: sides of an image must be multiples of it.
         best_by: the value of `validate` that early stopping goes by, more is better; empty: there is none.
         patience: of early stopping, in epochs; 0: never.
+        keeps_best: the run ends with the weights of its best epoch, also without early stopping.
         plateau_by: the value of `validate` that --lr_policy plateau goes by, less is better; where it was not measured,
             the training loss of the last phase.
         messages: what happened and the user must know; the engine prints and empties it.
@@ -89,6 +90,7 @@ class Model(ABC, Generic[S]):
     size_multiple: int = 4
     best_by: str = ""
     patience: int = 0
+    keeps_best: bool = False
     plateau_by: str = ""
 
     def __init__(self) -> None:
@@ -187,6 +189,10 @@ class Model(ABC, Generic[S]):
     def monitors(self, state: S) -> dict[str, Tensor]:
         """Values that are watched but not trained on, computed when the log is written."""
         return {}
+
+    def parameter_groups(self, net: str) -> list[tuple[list[nn.Parameter], float]]:
+        """The parameters of a network with the factor of their learning rate; most networks are one group."""
+        return [(list(self.nets[net].parameters()), 1.0)]
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint must hold beside networks and optimisers: tensors and plain values."""

@@ -120,23 +120,40 @@ class ClassifierModel(Model[ClassifierState]):
     def from_options(cls, run: RunOptions) -> ClassifierModel:
         opt: ClassifierOptions = run.model  # type: ignore[assignment]
         if not opt.num_classes:
-            raise OptionError("--num_classes 0: only --dataset_mode classes counts the classes; give their number")
+            raise OptionError(
+                "--num_classes 0: only --dataset_mode classes and wsol count the classes; give their number"
+            )
         if opt.pretrained and opt.arch_weights:
             raise OptionError(f"--pretrained and --arch_weights {shorten(opt.arch_weights)}: use one of them")
-        draws = generator(run.experiment.seed, "init C")
         try:
-            net = build_classifier(opt.arch, opt.num_classes, run.networks.input_nc, draws)
+            net = cls.network_from(run)
         except ValueError as error:
             raise OptionError(f"--arch {shorten(opt.arch)} --num_classes {opt.num_classes}: {error}") from error
         _check_size(net, run)
-        return cls(
-            net,
-            label_smoothing=opt.label_smoothing,
-            arch_weights=Path(opt.arch_weights) if opt.arch_weights else None,
-            pretrained=opt.arch if opt.pretrained else "",
-            download=opt.download,
-            patience=opt.early_stopping_patience,
-        )
+        return cls(net, **cls.arguments_from(run))
+
+    @classmethod
+    def network_from(cls, run: RunOptions) -> Classifier:
+        """The network of a run, with its first weights.
+
+        Raises:
+            ValueError: the options name none.
+        """
+        opt: ClassifierOptions = run.model  # type: ignore[assignment]
+        draws = generator(run.experiment.seed, "init C")
+        return build_classifier(opt.arch, opt.num_classes, run.networks.input_nc, draws)
+
+    @classmethod
+    def arguments_from(cls, run: RunOptions) -> dict[str, Any]:
+        """What `__init__` takes beside the network."""
+        opt: ClassifierOptions = run.model  # type: ignore[assignment]
+        return {
+            "label_smoothing": opt.label_smoothing,
+            "arch_weights": Path(opt.arch_weights) if opt.arch_weights else None,
+            "pretrained": opt.arch if opt.pretrained else "",
+            "download": opt.download,
+            "patience": opt.early_stopping_patience,
+        }
 
     # -- training ---------------------------------------------------------------------------------------------
 
@@ -168,7 +185,7 @@ class ClassifierModel(Model[ClassifierState]):
 
     def check_data(self, labels: Sequence[int]) -> None:
         if min(labels, default=-1) < 0:
-            raise OptionError("--model classifier: needs a label for each image, as --dataset_mode classes reads them")
+            raise OptionError("a classifier needs a label for each image, as --dataset_mode classes and wsol read them")
         self._images = len(labels)
 
     def forward_train(self, batch: Batch, info: StepInfo) -> ClassifierState:
@@ -190,7 +207,7 @@ class ClassifierModel(Model[ClassifierState]):
     def validate(self, info: StepInfo, batches: Iterable[Batch]) -> dict[str, float]:
         sums = torch.zeros(3, device=self.device)
         for batch in batches:
-            logits = self.classifier(batch.A)
+            logits = self.look_at(batch)
             right = (logits.argmax(1) == batch.label_A).sum()
             loss = self._cross_entropy(logits, batch.label_A).sum()
             sums += torch.stack([right.float(), loss.float(), torch.tensor(float(len(logits)), device=self.device)])
@@ -199,6 +216,11 @@ class ClassifierModel(Model[ClassifierState]):
         self._validation = {**found, "val_images": int(count), "val_step": info.step}
         self.messages.append(f"{found['val_acc']:.1%} of {count:.0f} held-out images are named rightly")
         return found
+
+    def look_at(self, batch: Batch) -> Tensor:
+        """Logits (N, K) of held-out images."""
+        logits: Tensor = self.classifier(batch.A)
+        return logits
 
     def facts(self) -> dict[str, Any]:
         return {"classes": self.classifier.num_classes, "images": self._images, **self._validation}

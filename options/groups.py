@@ -97,6 +97,7 @@ class Optim(Group):
     )
     weight_decay: float = option(0.0, "weights are drawn towards 0 by this factor", low=0)
     momentum: float = option(0.0, "of --optimizer sgd", low=0, high=0.999999)
+    nesterov: bool = option(False, "Nesterov's momentum for --optimizer sgd")
     gan_mode: str = option(
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
     )
@@ -106,6 +107,11 @@ class Optim(Group):
         "where a loss is not finite: stop, or skip the step; either way its images are named in nonfinite.jsonl",
         choices=("stop", "skip"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise OptionError("--nesterov: needs a --momentum above 0")
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Schedule(Group):
         "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine", "none")
     )
     lr_decay_iters: int = option(50, "epochs between the falls of --lr_policy step", low=1)
+    lr_gamma: float = option(0.1, "of the learning rate at a fall of --lr_policy step", low=0, high=1)
     plateau_factor: float = option(0.2, "of the learning rate at a fall of --lr_policy plateau", low=0, high=0.999999)
     plateau_patience: int = option(5, "epochs without a lower loss before a fall of --lr_policy plateau", low=0)
     plateau_threshold: float = option(0.01, "share of the loss by which a lower one must be lower", low=0, high=1)

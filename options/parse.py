@@ -360,7 +360,7 @@ def _model_of(names: set[str]) -> str:
     common = {name for kind in (*g.COMMON, MODELS.get(default).Options) for name in fields_of(kind)}
     unknown = sorted(names - common - TOOLS)
     owned = {name: owners for name in unknown if (owners := _owners(name))}
-    models = set.intersection(*map(set, owned.values())) if owned else set()
+    models = _plainest(set.intersection(*map(set, owned.values())) if owned else set())
     if len(models) != 1:
         return default
     (model,) = models
@@ -368,6 +368,13 @@ def _model_of(names: set[str]) -> str:
     # Not to stdout, which belongs to the YAML of --dry_run.
     print(f"--model {model}: chosen because of --{reason}", file=sys.stderr)
     return model
+
+
+def _plainest(models: set[str]) -> set[str]:
+    """The one of these models that all others extend, if there is one; else all of them."""
+    kinds = {name: MODELS.get(name).Options for name in models}
+    plain = {name for name, kind in kinds.items() if all(issubclass(other, kind) for other in kinds.values())}
+    return plain if len(plain) == 1 else models
 
 
 _TRAIN_EXAMPLES = """examples

@@ -15,6 +15,7 @@ import torch
 
 import train
 from data.base import Batch
+from tests.models.fcam_bench import JUDGE, SMALL, classifier_run
 from util.checkpoint import CheckpointError, load_state
 from util.engine import trainer
 from util.engine.signals import StopRequest
@@ -31,6 +32,7 @@ CUTCAM = (
     *("--cls_start_epoch", 0, "--cam_start_epoch", 0, "--monitor_freq", 4),
 )
 CLASSIFIER = ("--model", "classifier", "--monitor_freq", 4)
+FCAM = ("--model", "fcam", "--classifier_run", classifier_run(*JUDGE), *SMALL, "--monitor_freq", 4)
 # Three steps an epoch (5 images in batches of 2; where 4 are held out, 9) and three epochs: every kind of randomness.
 RUN = ("--batch_size", 2, "--n_epochs", 2, "--n_epochs_decay", 1)
 CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, steps before the stop
@@ -59,7 +61,18 @@ CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, s
     ),
     "cutcam, k-means, bf16, workers": ((*CUTCAM, "--amp", "bf16", "--num_threads", 2), False, 4),
     "classifier, held-out images, mid-epoch": ((*CLASSIFIER, "--val_share", 0.4), True, 4),
+    "std_cl, best epoch of held-out images, mid-epoch": (
+        ("--model", "std_cl", "--arch", "judge", "--monitor_freq", 4, "--val_share", 0.4, "--select", "best_cls"),
+        True,
+        4,
+    ),
     "classifier, plateau, epoch's end": ((*CLASSIFIER, "--lr_policy", "plateau", "--val_share", 0), True, 3),
+    "fcam, held-out images, mid-epoch": ((*FCAM, "--val_share", 0.4), True, 4),
+    "fcam, terms that come and go, epoch's end": (
+        (*FCAM, "--decoder_norm", "batch", "--crf_start_ep", 2, "--sl_end_ep", 1, "--elb_mulcoef", 2, "--val_share", 0),
+        True,
+        3,
+    ),
     "cutcam, warm-up and flips": (
         (
             *("--model", "cutcam", "--num_classes", 4, "--CUT_mode", "FastCUT", "--n_epochs", 2),

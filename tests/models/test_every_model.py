@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.base import Batch
 from models import MODELS
+from tests.models.fcam_bench import JUDGE, SMALL, classifier_run
 from util.engine.step import only_trains
 from util.seeding import generator
 
@@ -29,6 +30,8 @@ FULL: dict[str, tuple[object, ...]] = {
     "cut": (),
     "cutcam": ("--num_classes", 4, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
     "classifier": ("--num_classes", 4, "--lr", 0.0002),
+    "std_cl": ("--num_classes", 4, "--arch", "judge", "--optimizer", "adam", "--lr", 0.0002, "--head_lr_factor", 1),
+    "fcam": ("--classifier_run", classifier_run(*JUDGE), *SMALL),
 }
 
 # Networks that each term's gradient reaches, by phase, with FULL and --gan_mode wgangp.
@@ -43,6 +46,8 @@ REACHES: dict[str, dict[str, dict[str, str]]] = {
         "G": CUT_REACHES["G"] | {"CLS": "GC", "CAM": "G", "IDT": "G", "EDGE": "G"},
     },
     "classifier": {"C": {"CLS": "C"}},
+    "std_cl": {"C": {"CLS": "C"}},
+    "fcam": {"S": {"SL": "S", "CRF": "S", "SIZE": "S", "ENT": "S"}},
 }
 
 COMMON: dict[str, tuple[object, ...]] = {
@@ -75,6 +80,16 @@ OWN: dict[str, dict[str, tuple[object, ...]]] = {
         "first layer": ("--cam_layer", 0, "--cam_pool", "topk", "--edge_mode", "keep"),
     },
     "classifier": {"grey": ("--input_nc", 1, "--label_smoothing", 0)},
+    "std_cl": {
+        "grey": ("--input_nc", 1, "--head_lr_factor", 10),
+        "LSE": ("--spatial_pooling", "LogSumExpPool"),
+        "WILDCAT": ("--spatial_pooling", "WILDCAT", "--output_stride", 16),
+    },
+    "fcam": {
+        "batch norm": ("--decoder_norm", "batch"),
+        "gradients": ("--teacher", "gradcam++", "--teacher_layer", "trunk.4"),
+        "F-CAM's weight": ("--crf_lambda", 1e-6, "--crf_scale", 0.5),
+    },
 }
 
 
@@ -210,7 +225,7 @@ def test_each_phase_learns_one_batch_with_the_others_frozen(bench: BenchMaker, m
 
 # --- weights of zero
 
-UNWEIGHTED = {"classifier"}  # models of one term
+UNWEIGHTED = {"classifier", "std_cl"}  # models of one term
 ZERO = {
     "lambda_GAN": {"G_GAN", "D_fake", "D_real", "D"},
     "lambda_NCE": {"NCE", "NCE_Y"},
@@ -219,6 +234,10 @@ ZERO = {
     "lambda_CAM": {"CAM"},
     "lambda_IDT": {"IDT"},
     "lambda_EDGE": {"EDGE"},
+    "lambda_SL": {"SL"},
+    "lambda_CRF": {"CRF"},
+    "lambda_SIZE": {"SIZE"},
+    "lambda_ENT": {"ENT"},
 }
 
 

@@ -147,8 +147,9 @@ def test_a_flag_of_one_model_chooses_it_and_says_so(capsys: pytest.CaptureFixtur
 def test_flags_that_models_share_are_settled_by_those_they_do_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--num_classes", "3", "--cam_layer", "-1").experiment.model == "cutcam"
     assert capsys.readouterr().err == "--model cutcam: chosen because of --cam_layer\n"
-    assert train("--num_classes", "3", "--arch", "resnet18").experiment.model == "classifier"
-    with pytest.raises(OptionError, match=r"^--num_classes: belongs to --model classifier or cutcam$"):
+    assert train("--num_classes", "3", "--arch", "resnet18").experiment.model == "classifier"  # std_cl extends it
+    assert train("--num_classes", "3", "--spatial_pooling", "GAP").experiment.model == "std_cl"
+    with pytest.raises(OptionError, match=r"^--num_classes: belongs to --model classifier or cutcam or std_cl$"):
         train("--num_classes", "3")
 
 

@@ -138,11 +138,14 @@ def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
     kinds: dict[str, Any] = {
         "adam": partial(Adam, betas=betas),
         "adamw": partial(AdamW, betas=betas),
-        "sgd": partial(SGD, momentum=opt.momentum),
+        "sgd": partial(SGD, momentum=opt.momentum, nesterov=opt.nesterov),
     }
     make = partial(kinds[opt.optimizer], lr=opt.lr, weight_decay=opt.weight_decay)
-    trained = {name: list(net.parameters()) for name, net in model.nets.items()}
-    return {name: make(parameters) for name, parameters in trained.items() if parameters}
+    trained = {
+        name: [{"params": found, "lr": opt.lr * factor} for found, factor in model.parameter_groups(name) if found]
+        for name in model.nets
+    }
+    return {name: make(groups) for name, groups in trained.items() if groups}
 
 
 def schedulers_from(run: RunOptions, optimizers: Mapping[str, Optimizer], first_epoch: int) -> dict[str, LRScheduler]:
@@ -160,6 +163,7 @@ def schedulers_from(run: RunOptions, optimizers: Mapping[str, Optimizer], first_
             first_epoch,
             schedule.lr_decay_iters,
             plateau,
+            schedule.lr_gamma,
         )
         for name, optimizer in optimizers.items()
     }

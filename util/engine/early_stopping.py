@@ -31,24 +31,26 @@ class EarlyStopping:
         patience: training ends after so many epochs in a row that are not better than the best one; 0: never, and
             nothing is remembered.
         measure: the value of `Model.validate` to go by; more is better.
+        always: the best epoch is remembered without patience too.
 
     Attributes:
         best_epoch: number of the best epoch so far; -1: none has been measured.
         waited: epochs since then.
     """
 
-    def __init__(self, patience: int, measure: str) -> None:
-        self._patience, self._measure = patience, measure
+    def __init__(self, patience: int, measure: str, always: bool = False) -> None:
+        self._patience, self._measure, self._active = patience, measure, bool(patience) or always
         self.best_epoch, self.waited = -1, 0
         self._best = -float("inf")
         self._kept: dict[str, Any] = {}
 
     def check(self, held_out: object) -> None:
-        """Raise an EarlyStoppingError where patience is asked for and nothing is held out to measure by."""
-        if self._patience and not (self._measure and held_out):
+        """Raise an EarlyStoppingError where the best epoch is asked for and nothing is held out to measure by."""
+        if self._active and not (self._measure and held_out):
+            asked = f"--early_stopping_patience {self._patience}" if self._patience else f"the best {self._measure}"
             raise EarlyStoppingError(
-                f"--early_stopping_patience {self._patience}: no image is held out to measure by; raise --val_share, "
-                "give a folder val, or set it to 0"
+                f"{asked}: no image is held out to measure by; raise --val_share, give a folder val, or "
+                + ("set it to 0" if self._patience else "take the last epoch")
             )
 
     @property
@@ -64,7 +66,7 @@ class EarlyStopping:
             epoch: the number of the epoch whose weights were measured.
             counts: a whole epoch has passed; otherwise the wait does not grow longer.
         """
-        if not self._patience or self._measure not in values:
+        if not self._active or self._measure not in values:
             return False
         if not values[self._measure] > self._best:  # NaN is no better
             self.waited += counts
@@ -78,7 +80,7 @@ class EarlyStopping:
 
     def restore(self, model: Model[Any]) -> bool:
         """Give a model its best weights back, and what it knew of them; False where there are none."""
-        if not self._kept or not self._patience:
+        if not self._kept or not self._active:
             return False
         for name, net in model.nets.items():
             net.load_state_dict(self._kept["nets"][name])
@@ -89,7 +91,8 @@ class EarlyStopping:
         """Which epoch was the best, for the end of a run."""
         why = f"no better one for {self.waited} epochs" if self.over else "the best of all"
         measured = f"{self._measure} {self._best:.4f}"
-        return f"early stopping: the weights of epoch {self.best_epoch} are restored ({measured}, {why})"
+        how = "early stopping: " if self._patience else ""
+        return f"{how}the weights of epoch {self.best_epoch} are restored ({measured}, {why})"
 
     def scalars(self) -> dict[str, float]:
         """What the log shows beside the measures."""

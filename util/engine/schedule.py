@@ -36,11 +36,12 @@ def make_scheduler(
     epoch_count: int,
     lr_decay_iters: int,
     plateau: Plateau | None = None,
+    gamma: float = 0.1,
 ) -> LRScheduler:
     """The scheduler of one optimiser, stepped once at the end of each epoch.
 
     Args:
-        policy: linear (constant for n_epochs, then straight to zero one epoch after the last), step (a tenth
+        policy: linear (constant for n_epochs, then straight to zero one epoch after the last), step (times gamma
             every lr_decay_iters epochs), plateau (falls after epochs without a lower loss), cosine (over n_epochs),
             none (constant).
         epoch_count: number of the first epoch.
@@ -52,7 +53,7 @@ def make_scheduler(
     if policy == "linear":
         return LambdaLR(optimizer, lambda done: linear_factor(done + epoch_count, n_epochs, n_epochs_decay))
     if policy == "step":
-        return StepLR(optimizer, lr_decay_iters, gamma=0.1)
+        return StepLR(optimizer, lr_decay_iters, gamma=gamma)
     if policy == "plateau":
         how = plateau or Plateau()
         return ReduceLROnPlateau(

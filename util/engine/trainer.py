@@ -106,7 +106,7 @@ class Trainer:
         self.bad_images = BadImages(loader.dataset, outputs.folder)
         self.position = Position(epoch=self.first_epoch)
         self.disk = Disk(say)
-        self.early_stopping = EarlyStopping(model.patience, model.best_by)
+        self.early_stopping = EarlyStopping(model.patience, model.best_by, model.keeps_best)
         self.early_stopping.check(loader.dataset.validation)  # type: ignore[attr-defined]
         self._panel_at = (-1, -1)  # epoch and step of the newest panel
         self.loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau

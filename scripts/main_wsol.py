@@ -1,0 +1,40 @@
+"""The published command lines of F-CAM: `python scripts/main_wsol.py --task STD_CL|F_CL --dataset CUB ...`.
+
+They become a command of train.py, which is shown; flags of train.py may stand among them.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
+
+import train
+from options.published_wsol import DATA_ROOT, READERS, SPLITS_ROOT, train_flags
+from util.errors import exit_code
+
+USAGE = f"""python scripts/main_wsol.py --task STD_CL|F_CL --dataset CUB|ILSVRC|OpenImages [flags]
+
+The published flags: {", ".join(f"--{flag}" for flag in READERS)}.
+Any flag of train.py may be added. In place of the folder pretrained/: --classifier_run RUN.
+Images lie in --data_root DIR (or {DATA_ROOT}), in a folder named like the data set; split files in --splits_root DIR
+(or {SPLITS_ROOT}) likewise, else in the folder splits beside the images (scripts/prepare_wsol.py writes them).
+"""
+
+
+def main() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(USAGE, end="")
+        return 0
+    flags, notes = train_flags(sys.argv[1:])
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(f"python train.py {shlex.join(flags)}", file=sys.stderr)
+    sys.argv = ["train.py", *flags]
+    return train.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

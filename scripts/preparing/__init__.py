@@ -1,0 +1,1 @@
+"""What scripts/prepare_wsol.py is made of."""
