@@ -17,6 +17,7 @@ from models.losses.patch_nce import patch_nce
 from models.networks import Generator, PatchSampleF, draw_patch_ids
 from models.networks.patch_sampler import PATCH_SAMPLERS
 from models.networks.tiling import TiledGenerator
+from models.terms import TERMS, ExtraTerm
 from options.schema import Group, OptionError, option, show
 from util.seeding import StepInfo, generator
 from util.visual.pictures import to_uint8
@@ -44,6 +45,7 @@ class CutOptions(Group):
     nce_T: float = option(0.07, "temperature of the contrastive loss", low=1e-4)
     num_patches: int = option(256, "patches per layer and image", low=1)
     flip_equivariance: bool = option(False, "mirror G's input at random, and its features back")
+    extra_losses: tuple[str, ...] = option((), "loss terms taken on, with their flags: sr (SRUNIT's robustness)")
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fastcut": {
@@ -113,6 +115,7 @@ class CutModel(Model[CutState]):
     Args:
         nets: `G`, `F` and, where there is an adversarial loss, `D`.
         nce_layers: layer ids of G that are contrasted.
+        extras: further terms of G's phase.
         others: keyword arguments named as in CutOptions.
     """
 
@@ -132,9 +135,11 @@ class CutModel(Model[CutState]):
         num_patches: int = 256,
         flip_equivariance: bool = False,
         gan_mode: str = "lsgan",
+        extras: Sequence[ExtraTerm] = (),
     ) -> None:
         super().__init__()
         self.nets = nets
+        self.extras = tuple(extras)
         self.generator: Generator = nets["G"]  # type: ignore[assignment]
         self.sampler: PatchSampleF = nets["F"]  # type: ignore[assignment]
         self.size_multiple = self.generator.size_multiple
@@ -192,6 +197,10 @@ class CutModel(Model[CutState]):
             "num_patches": opt.num_patches,
             "flip_equivariance": opt.flip_equivariance,
             "gan_mode": run.optim.gan_mode,
+            "extras": [
+                TERMS.get(name).from_options(options, run)
+                for name, options in zip(opt.extra_losses, run.terms, strict=True)
+            ],
         }
 
     # -- forward ----------------------------------------------------------------------------------------------
@@ -204,7 +213,7 @@ class CutModel(Model[CutState]):
     @property
     def reads_queries(self) -> bool:
         """Whether a loss needs E(G(x))."""
-        return self.lambda_NCE > 0
+        return self.lambda_NCE > 0 or any(extra.reads_queries for extra in self.extras)
 
     def forward_train(self, batch: Batch, info: StepInfo) -> CutState:
         images = torch.cat([batch.A, batch.target]) if self.translates_target else batch.A
@@ -269,6 +278,8 @@ class CutModel(Model[CutState]):
             terms["NCE"] = share * self.contrast(state, state.query_A, state.key_A)
             if self.nce_idt:
                 terms["NCE_Y"] = share * self.contrast(state, state.query_B, state.key_B)
+        for extra in self.extras:
+            terms |= extra.terms(self, state)
         return terms
 
     def contrast(self, state: CutState, query: Sequence[Tensor], key: Sequence[Tensor]) -> Tensor:

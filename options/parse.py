@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from data import DATASETS
 from data.images import parse_window
 from models import MODELS
+from models.terms import TERMS
 from options import groups as g
 from options.flags import Parser, flag_of, parse_flags, suggest
 from options.schema import (
@@ -48,6 +49,7 @@ class RunOptions:
     """Every option of a run, group by group. Goes no further than the builders.
 
     Attributes:
+        terms: of the extra losses, in the order of --extra_losses.
         given: names of the options that this command gave as flags.
         published: there is no run behind the weights: all options are flags and defaults.
     """
@@ -61,6 +63,7 @@ class RunOptions:
     runtime: g.Runtime
     model: Group
     dataset: Group
+    terms: tuple[Group, ...] = ()
     extra: tuple[Group, ...] = ()
     given: frozenset[str] = field(default=frozenset(), compare=False)
     published: bool = field(default=False, compare=False)
@@ -72,11 +75,11 @@ class RunOptions:
 
     def groups(self) -> list[Group]:
         """All groups but the extra ones, in the order of the YAML file."""
-        named = [getattr(self, name) for name in _GROUPS]
+        named = [*(getattr(self, name) for name in _GROUPS), *self.terms]
         return [group for group in named if fields(group)]
 
 
-_GROUPS = [item.name for item in fields(RunOptions) if item.name not in ("extra", "given", "published")]
+_GROUPS = [item.name for item in fields(RunOptions) if item.name not in ("terms", "extra", "given", "published")]
 X = TypeVar("X", bound=Group)
 
 
@@ -109,7 +112,7 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config))
     )
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
-    kinds = _kinds(model, dataset)
+    kinds = _kinds(model, dataset, _terms(model, first, config))
     given = parse_flags(kinds, argv, "train.py", _TRAIN_EXAMPLES, _owners)
     chosen = {"model": model, "dataset_mode": dataset}
     options = _with_suffix(assemble(kinds, chosen, config, given, source=str(file)))
@@ -151,7 +154,8 @@ def inference_options(
     saved = read_yaml(folder / OPTIONS_FILE) if is_run else {"model": first.get("model", base.model)}
     for name in ("epoch", *PLACE):  # the epoch is that of the weights the training began with
         saved.pop(name, None)
-    kinds = _kinds(str(saved.get("model", base.model)), str(saved.get("dataset_mode", g.Data().dataset_mode)))
+    model = str(saved.get("model", base.model))
+    kinds = _kinds(model, str(saved.get("dataset_mode", g.Data().dataset_mode)), _terms(model, {}, saved))
     given = parse_flags(kinds + extras, argv, prog, _TEST_EXAMPLES, _owners)
     if given.get("suffix"):
         raise OptionError(f"--suffix {given['suffix']}: give the run's whole name, suffix included, by --name")
@@ -204,7 +208,8 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
             raise OptionError(f"--continue_train: {file} does not exist; restore it, or give all options by --config")
         return
     saved = {name: value for name, value in read_yaml(file).items() if name not in PLACE}
-    kinds = _kinds(str(saved.get("model", run.experiment.model)), run.data.dataset_mode)
+    model = str(saved.get("model", run.experiment.model))
+    kinds = _kinds(model, run.data.dataset_mode, _terms(model, {}, saved))
     check_whole(file, saved, kinds)
     known = {name for kind in kinds for name in fields_of(kind)}
     before = assemble(kinds, {}, {name: saved[name] for name in saved if name in known}, {}, source=str(file))
@@ -267,11 +272,13 @@ def assemble(
     except OptionError as error:
         flag = flag_of(re.split("[ :]", str(error))[0])
         raise OptionError(f"{source}: {error}" if flag in set(config) - set(given) else str(error)) from error
-    return RunOptions(**dict(zip(_GROUPS, built, strict=True)), extra=more, given=frozenset(given))
+    fixed, terms = built[: len(_GROUPS)], tuple(built[len(_GROUPS) :])
+    return RunOptions(**dict(zip(_GROUPS, fixed, strict=True)), terms=terms, extra=more, given=frozenset(given))
 
 
-def _kinds(model: str, dataset: str) -> tuple[type[Group], ...]:
+def _kinds(model: str, dataset: str, terms: Sequence[str] = ()) -> tuple[type[Group], ...]:
     kinds = (*g.COMMON, MODELS.get(model).Options, DATASETS.get(dataset).Options)
+    kinds += tuple(TERMS.get(name).Options for name in terms)
     seen: dict[str, type[Group]] = {}
     for kind in kinds:
         for name in fields_of(kind):
@@ -281,6 +288,26 @@ def _kinds(model: str, dataset: str) -> tuple[type[Group], ...]:
     return kinds
 
 
+def _terms(model: str, first: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The extra losses of a run, whose options are then flags of it: flag over YAML over the model's default.
+
+    Raises:
+        OptionError: one is named twice.
+        UnknownNameError: there is none of that name.
+    """
+    known = fields_of(MODELS.get(model).Options)
+    if "extra_losses" not in known:
+        return ()
+    kind, item = known["extra_losses"]
+    given = first.get("extra_losses", config.get("extra_losses", item.default))
+    names: tuple[str, ...] = convert("extra_losses", kind, spec_of(item), given)
+    for name in names:
+        TERMS.get(name)
+        if names.count(name) > 1:
+            raise OptionError(f"--extra_losses {show(names)}: names {name} twice")
+    return names
+
+
 def _value(options: RunOptions, name: str) -> Any:
     return next(getattr(group, name) for group in options.groups() if hasattr(group, name))
 
@@ -288,7 +315,7 @@ def _value(options: RunOptions, name: str) -> Any:
 def _first_look(argv: list[str]) -> dict[str, Any]:
     """The few flags that decide which other flags there are."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("model", "dataset_mode", "config", "name", "checkpoints_dir"):
+    for flag in ("model", "dataset_mode", "extra_losses", "config", "name", "checkpoints_dir"):
         parser.add_argument(f"--{flag}", default=argparse.SUPPRESS)
     parser.add_argument("--continue_train", nargs="?", const="True", default=argparse.SUPPRESS)
     parser.add_argument("--dry_run", action="store_true", default=argparse.SUPPRESS)
@@ -349,8 +376,18 @@ def _word(kind: Any, value: Any) -> Any:
 
 
 def _owners(name: str) -> list[str]:
-    """The models that have an option of that name."""
-    return [model for model in MODELS.names() if name in fields_of(MODELS.get(model).Options)]
+    """The models that have an option of that name, of their own or of a loss that they take on by default."""
+    found = []
+    for model in MODELS.names():
+        kinds = (MODELS.get(model).Options, *(TERMS.get(term).Options for term in _terms(model, {}, {})))
+        if any(_has(kind, name) for kind in kinds):
+            found.append(model)
+    return found
+
+
+def _has(kind: type[Group], name: str) -> bool:
+    """Whether a group has an option of that name, or of that older spelling."""
+    return any(name == own or name in spec_of(item).aliases for own, (_, item) in fields_of(kind).items())
 
 
 def _model_of(names: set[str]) -> str:

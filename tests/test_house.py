@@ -57,6 +57,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.engine*", 2),
     ("options.groups", 2),
     # 3: what can be added by one file
+    ("models.terms*", 3),
     ("models.*_model", 3),
     ("models.*_options", 3),
     ("data.*_dataset", 3),
@@ -103,6 +104,8 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("data.*_dataset", "data.*_dataset"),
     ("models.*_model", "models.*_model"),  # one other; see below
     ("models.*_model", "models.*_options"),
+    ("models.*_model", "models.terms"),
+    ("models.terms*", "models.terms*"),
     ("models.*_options", "models.*_model"),  # options extend the other model's
     ("options.parse", "options.flags"),
     ("options.parse", "options.yaml_config"),

@@ -62,6 +62,14 @@ class Generator(nn.Module, ABC):
             )
         return self._run(x, layers, decode=True)
 
+    def decode(self, feature: Tensor, layer: int) -> Tensor:
+        """The image of a feature of `layer`: what follows that layer, so that decode(encode(x, (l,))[0], l) = G(x).
+
+        Raises:
+            ValueError: an id outside `valid_layers`, or a generator whose decoder reads more than one layer.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be entered at a layer: use one of the resnet generators")
+
     def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Features of `layers`, in that order; nothing after the last layer asked for is computed.
 

@@ -71,6 +71,12 @@ class ResnetGenerator(Generator):
                 break
         return x, [kept[layer] for layer in layers]
 
+    def decode(self, feature: Tensor, layer: int) -> Tensor:
+        self._check_layers((layer,))
+        for module in self.model[layer + 1 :]:
+            feature = module(feature)
+        return feature
+
 
 class _Builder:
     """Collects modules and, beside each, the shape of its output."""

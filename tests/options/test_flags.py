@@ -15,6 +15,7 @@ import pytest
 
 from data import DATASETS
 from models import MODELS
+from models.terms import TERMS
 from options import groups
 from options.flags import MEANINGLESS, parse_flags, suggest
 from options.groups import COMMON, Explanation, Inference
@@ -127,6 +128,7 @@ def everything() -> list[type[Group]]:
     """Every group of every script, model and data set."""
     kinds = [MODELS.get(name).Options for name in MODELS.names()]
     kinds += [DATASETS.get(name).Options for name in DATASETS.names()]
+    kinds += [TERMS.get(name).Options for name in TERMS.names()]
     return list(dict.fromkeys([*COMMON, Inference, Explanation, *kinds]))
 
 
