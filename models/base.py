@@ -84,6 +84,11 @@ class Model(ABC, Generic[S]):
     phases: Sequence[Phase[S]]
     size_multiple: int = 4
 
+    @property
+    def averaged_nets(self) -> tuple[str, ...]:
+        """Networks whose weights are exported as averages over steps: those that translate and explain."""
+        return self.inference_nets
+
     def __init__(self) -> None:
         self.messages: list[str] = []
 

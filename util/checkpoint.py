@@ -92,10 +92,10 @@ def _check_archive(path: Path, payload: bytes) -> None:
         raise CheckpointError(f"{path}: is damaged (the checksum of {printable(damaged)[:200]} does not fit)")
 
 
-def export_weights(path: Path, net: nn.Module) -> None:
+def export_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a network's state dict the way CUT does, one plain file a network."""
     buffer = io.BytesIO()
-    torch.save({key: value.detach().cpu() for key, value in net.state_dict().items()}, buffer)
+    torch.save({key: value.detach().cpu() for key, value in weights.items()}, buffer)
     write_atomic(path, buffer.getvalue(), durable=True)
 
 

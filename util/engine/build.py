@@ -128,6 +128,7 @@ def trainer_from(
         seed=run.experiment.seed,
         skip_nonfinite=run.optim.on_nan == "skip",
         evaluate=evaluate if ranks.is_first() else None,
+        ema_decay=run.optim.ema_decay,
     )
 
 
