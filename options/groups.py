@@ -96,6 +96,9 @@ class Optim(Group):
     gan_mode: str = option(
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
     )
+    ema_decay: float = option(
+        0.999, "exported weights are averages over steps with this decay; 0: the last weights", low=0, high=0.999999
+    )
     amp: str = option("off", "16-bit forward passes by autocast", choices=("off", "bf16", "fp16"))
     on_nan: str = option(
         "stop",
