@@ -96,6 +96,9 @@ class Optim(Group):
     gan_mode: str = option(
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
     )
+    accumulate: int = option(
+        1, "batches whose gradients make one step, at the memory of one; D learns after G has asked it", low=1
+    )
     ema_decay: float = option(
         0.999, "exported weights are averages over steps with this decay; 0: the last weights", low=0, high=0.999999
     )

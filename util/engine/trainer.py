@@ -77,6 +77,7 @@ class Trainer:
         seed: keys every random draw.
         skip_nonfinite: go on after a loss that is not finite, without that step.
         evaluate: measures an epoch's weights, every `frequencies.eval_epochs`.
+        accumulate: parts that the loader's batches go through in.
         ema_decay: of the averages that are exported in place of the weights; 0: none.
     """
 
@@ -97,13 +98,14 @@ class Trainer:
         skip_nonfinite: bool = False,
         evaluate: Evaluate | None = None,
         ema_decay: float = 0.0,
+        accumulate: int = 1,
     ) -> None:
         self.model, self.loader, self.sampler = model, loader, sampler
         self.optimizers, self.schedulers, self.precision = optimizers, schedulers, precision
         self.outputs, self.frequencies = outputs, frequencies
         self.first_epoch, self.last_epoch = epochs
         self.max_iters, self.seed = max_iters, seed
-        self.evaluate = evaluate
+        self.evaluate, self.accumulate = evaluate, accumulate
         self.average = WeightAverage({name: model.nets[name] for name in model.averaged_nets}, ema_decay)
         self.nonfinite = NonFinitePolicy(skip_nonfinite, outputs.folder)
         self.bad_images = BadImages(loader.dataset, outputs.folder)
@@ -177,7 +179,9 @@ class Trainer:
         watch = _crossed(at.step, at.step + 1, self.frequencies.monitor_steps)
         try:
             with self.nonfinite.protecting(self.model.nets):
-                result = train_step(self.model, batch, self._info(), self.optimizers, self.precision, watch)
+                result = train_step(
+                    self.model, batch, self._info(), self.optimizers, self.precision, watch, self.accumulate
+                )
         except NonFiniteLossError as fault:
             self.model.messages.append(self.nonfinite.caught(fault, batch, at.epoch, at.step + 1))
             return None
@@ -355,7 +359,9 @@ class Trainer:
             yield batch
 
     def _read_held_out(self, dataset: Dataset) -> Iterator[Batch]:
-        for batch in dataset.whole_batches(self.sampler.batch_size, ranks.rank(), ranks.world_size()):
+        for batch in dataset.whole_batches(
+            self.sampler.batch_size // self.accumulate, ranks.rank(), ranks.world_size()
+        ):
             self.bad_images.note(batch)
             yield batch.to(self.model.device)
 
