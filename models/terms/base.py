@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -21,10 +22,12 @@ class ExtraTerm(ABC):
     Attributes:
         Options: its flags; they exist where the term is asked for.
         reads_queries: it needs E(G(x)), which CUT computes only where a loss asks for it.
+        messages: what the user must know before training; the model passes them on.
     """
 
     Options: ClassVar[type[Group]]
     reads_queries: bool = False
+    messages: Sequence[str] = ()
 
     @classmethod
     @abstractmethod
