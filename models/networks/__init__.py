@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from models.networks.class_head import ClassHead
-from models.networks.discriminators import PatchDiscriminator, PixelDiscriminator
+from models.networks.discriminators import PatchDiscriminator, PixelDiscriminator, with_spectral_norm
 from models.networks.generator_base import Generator
 from models.networks.init import init_weights
 from models.networks.patch_sampler import PatchSampleF, draw_patch_ids
@@ -118,11 +118,15 @@ def build_discriminator(
     n_layers: int = 3,
     norm: str = "instance",
     antialias: bool = True,
+    spectral: bool = False,
     init_type: str = "xavier",
     init_gain: float = 0.02,
     generator: torch.Generator | None = None,
 ) -> Discriminator:
     """A discriminator by name, with drawn weights; `n_layers` is read by netD `n_layers` only (`basic`: 3).
+
+    Args:
+        spectral: divide each convolution's weight by its largest singular value (Miyato et al., ICLR 2018).
 
     Raises:
         ValueError: unknown netD, norm or init_type.
@@ -131,4 +135,6 @@ def build_discriminator(
         raise ValueError(f"unknown netD '{netD}': choose one of {', '.join(DISCRIMINATORS)}")
     net = DISCRIMINATORS[netD](input_nc=input_nc, ndf=ndf, n_layers=n_layers, norm=norm, antialias=antialias)
     init_weights(net, init_type, init_gain, generator)
+    if spectral:
+        with_spectral_norm(net, generator)
     return net

@@ -13,10 +13,11 @@ from models.cut_model import CutModel
 from models.losses.gan import r1_penalty
 from models.queries import ids_by_map, sharpest_ids
 from options.schema import OptionError
+from util.checkpoint import load_state
 from util.seeding import generator
 
 if TYPE_CHECKING:
-    from tests.conftest import Bench, BenchMaker
+    from tests.conftest import Bench, BenchMaker, DataMaker, Trained
 
 CUT = ("--model", "cut", "--batch_size", 2)
 CUTCAM = ("--model", "cutcam", "--num_classes", 4, "--batch_size", 2)
@@ -135,3 +136,13 @@ def test_r1_comes_every_so_many_steps_and_counts_as_often(bench: BenchMaker) -> 
     assert found[0]["D_R1"].item() == pytest.approx(expected, rel=1e-5)
     with pytest.raises(OptionError, match=r"--lambda_R1 2\.0: it is defined per image"):
         bench(*CUT, "--lambda_R1", 2, "--normD", "batch")
+
+
+def test_spectral_norm_trains_saves_and_goes_on(train_run: Trained, data: DataMaker) -> None:
+    flags = (*CUT, "--spectral_norm", "--n_epochs", 2, "--n_epochs_decay", 0, "--gan_mode", "hinge")
+    whole = train_run("whole", data(), *flags)
+    train_run("broken", data(), *flags, "--max_iters", 4)
+    broken = train_run("broken", data(), *flags, "--max_iters", 0, "--continue_train")
+    one, two = (load_state(run / "latest_state.pt")["nets"]["D"] for run in (whole, broken))
+    assert any("parametrizations" in key for key in one)
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
