@@ -102,7 +102,9 @@ class Batch:
             DataError: the batch was read from the source domain alone.
         """
         if self.B is None:
-            raise DataError("this batch holds the source domain only; training needs --dataset_mode unaligned")
+            raise DataError(
+                "this batch holds the source domain only; training needs --dataset_mode unaligned or aligned"
+            )
         return self.B
 
     def pin_memory(self) -> Batch:

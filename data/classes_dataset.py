@@ -32,6 +32,7 @@ from data.domain import (
     load_classes,
     load_formats,
     open_domain,
+    part_of,
     preprocess_from,
 )
 from data.sampler import SampleKey
@@ -148,18 +149,18 @@ class ClassesDataset(Dataset):
         folder, again = training_folder(run), run.experiment.continue_train
         formats, classes = (load_formats(run.folder), load_classes(run.folder)) if again else (None, None)
         everything, bad = _read_domain(run, folder, formats[0] if formats else None, classes)
-        everything = _part(everything, at_equal_distances(len(everything.files), run.data.max_dataset_size))
+        everything = part_of(everything, at_equal_distances(len(everything.files), run.data.max_dataset_size))
         held, more = _read_validation(run, folder, everything)
         if held is None:
             names = [file.name for file in everything.files]
             numbers = hold_out(names, everything.labels, options.val_share, seed)
-            held = _part(everything, numbers)
-            train = _part(everything, sorted(set(range(len(names))) - set(numbers)))
+            held = part_of(everything, numbers)
+            train = part_of(everything, sorted(set(range(len(names))) - set(numbers)))
         else:
             train = everything
         if kept:
             train = _kept_domain(run, folder, everything, [root / name for name in kept["source"]])
-            held = _part(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
+            held = part_of(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
         preprocess = preprocess_from(run, size_multiple)
         if ranks.is_first():
             which = histogram(held.labels, held.class_names) or "--val_share of each class is less than one"
@@ -231,7 +232,7 @@ def _read_domain(
         if len(labelled) < len(labels):
             bare = len(labels) - len(labelled)
             print(f"{printable(folder)}: {bare} of {len(labels)} images have no label and are left out")
-    return _part(replace(domain, labels=labels, class_names=names), labelled), found.lines if skip else []
+    return part_of(replace(domain, labels=labels, class_names=names), labelled), found.lines if skip else []
 
 
 def _kept_domain(run: RunOptions, folder: Path, like: Domain, files: list[Path]) -> Domain:
@@ -244,16 +245,6 @@ def _kept_domain(run: RunOptions, folder: Path, like: Domain, files: list[Path])
         raise DataError(f"{lost}: has lost its label since this epoch began; give it back, or go on with all labels")
     check_classes(run, labels, files)
     return replace(like, files=files, labels=labels, numbers=found.numbers)
-
-
-def _part(domain: Domain, numbers: Sequence[int]) -> Domain:
-    """The files of these numbers, in this order."""
-    return replace(
-        domain,
-        files=[domain.files[n] for n in numbers],
-        labels=[domain.labels[n] for n in numbers],
-        numbers=[domain.numbers[n] for n in numbers],
-    )
 
 
 def hold_out(names: Sequence[str], labels: Sequence[int], share: float, seed: int) -> list[int]:

@@ -56,6 +56,9 @@ class CutOptions(Group):
     @classmethod
     def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         defaults = dict(cls.PRESETS.get(str(given.get("CUT_mode", "")).lower(), {}))
-        if str(given.get("netG", "")).startswith("unet"):  # a U-Net numbers its layers by level
+        backbone = str(given.get("netG", ""))
+        if backbone.startswith("unet"):  # a U-Net numbers its layers by level
             defaults["nce_layers"] = (0, 1, 2, 3, 4)
+        elif backbone.endswith("stylegan2"):  # the image, the halved image, a block
+            defaults["nce_layers"] = (0, 2, 4)
         return defaults

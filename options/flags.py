@@ -15,10 +15,10 @@ from options.schema import Group, OptionError, Size, describe_range, fields_of, 
 MEANINGLESS = {
     "easy_label": "runs are listed by --name",
     "display_winsize": "pictures are shown at their own size",
-    "random_scale_max": "no preprocess mode uses it",
-    "stylegan2_G_num_downsampling": "there is no StyleGAN2 generator here",
+    "random_scale_max": "only --dataset_mode singleimage zooms by it",
     "evaluation_freq": "scores come from the logs of the run, not from inside the training loop",
     "pool_size": "CUT's loop has no image pool",
+    "nfdf": "no network of SRUNIT has that width; its own code does not read it either",
     "load_model": "the networks to load follow from the run",
     "phase": "training reads the folders trainA and trainB",
 }

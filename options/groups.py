@@ -66,12 +66,19 @@ class Networks(Group):
     ngf: int = option(64, "channels of G's first convolution", low=1)
     ndf: int = option(64, "channels of D's first convolution", low=1)
     netG: str = option(
-        "resnet_9blocks", "generator: resnet_9blocks, resnet_6blocks, resnet_4blocks, unet_256, unet_128"
+        "resnet_9blocks",
+        "generator: resnet_9blocks, resnet_6blocks, resnet_4blocks, unet_256, unet_128, stylegan2, smallstylegan2",
     )
-    netD: str = option("basic", "discriminator: basic (70x70 PatchGAN), n_layers, pixel")
+    netD: str = option("basic", "discriminator: basic (70x70 PatchGAN), n_layers, pixel, stylegan2, tilestylegan2")
     n_layers_D: int = option(3, "levels of --netD n_layers", low=1, high=8)
+    stylegan2_G_num_downsampling: int = option(1, "halvings in --netG stylegan2", low=0, high=5)
+    D_patch_size: int = option(64, "pixels of a side of the tiles that --netD tilestylegan2 judges", low=8)
+    mbstd_group: int = option(
+        4, "images whose spread --netD stylegan2 sees (minibatch standard deviation); 0: none", low=0
+    )
     normG: str = option("instance", "normalisation in G", choices=NORMS)
     normD: str = option("instance", "normalisation in D", choices=NORMS)
+    spectral_norm: bool = option(False, "divide D's convolutions by their largest singular values")
     init_type: str = option("xavier", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal"))
     init_gain: float = option(0.02, "scale of normal, xavier and orthogonal initial weights", low=0)
     no_dropout: bool = option(True, "False puts dropout 0.5 into G")
@@ -168,7 +175,7 @@ class Inference(Group):
 
     phase: str = option("test", "prefix of the folder to read: test falls back to val")
     num_test: int = option(50, "at most this many images", low=1)
-    results_dir: str = option("./results/", "folder of the results")
+    results_dir: str = option("./results/", "folder of the results", aliases=("output_path",))
     tile: int = option(
         0, "larger images go in tiles of so many pixels, with the whole image's statistics; 0: in one piece", low=0
     )

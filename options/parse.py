@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from data import DATASETS
 from data.images import parse_window
 from models import MODELS
+from models.builders import check_judged_size
 from models.terms import TERMS
 from options import groups as g
 from options.flags import Parser, flag_of, parse_flags, suggest
@@ -52,6 +53,7 @@ class RunOptions:
         terms: of the extra losses, in the order of --extra_losses.
         given: names of the options that this command gave as flags.
         published: there is no run behind the weights: all options are flags and defaults.
+        turned: the weights were trained in the other direction, and their way back is used.
     """
 
     experiment: g.Experiment
@@ -67,6 +69,13 @@ class RunOptions:
     extra: tuple[Group, ...] = ()
     given: frozenset[str] = field(default=frozenset(), compare=False)
     published: bool = field(default=False, compare=False)
+    turned: bool = field(default=False, compare=False)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of source and target images, in this command's direction."""
+        trained = self.networks.input_nc, self.networks.output_nc
+        return (trained[1], trained[0]) if self.turned else trained
 
     @property
     def folder(self) -> Path:
@@ -79,7 +88,8 @@ class RunOptions:
         return [group for group in named if fields(group)]
 
 
-_GROUPS = [item.name for item in fields(RunOptions) if item.name not in ("terms", "extra", "given", "published")]
+_NOT_GROUPS = ("terms", "extra", "given", "published", "turned")
+_GROUPS = [item.name for item in fields(RunOptions) if item.name not in _NOT_GROUPS]
 X = TypeVar("X", bound=Group)
 
 
@@ -109,7 +119,7 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         (config.get("model") if file == own else None)  # a flag that contradicts it is refused below, by its value
         or first.get("model")
         or config.get("model")
-        or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config))
+        or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config), first, config)
     )
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
     kinds = _kinds(model, dataset, _terms(model, first, config))
@@ -117,6 +127,7 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     chosen = {"model": model, "dataset_mode": dataset}
     options = _with_suffix(assemble(kinds, chosen, config, given, source=str(file)))
     _check_values(options)
+    check_judged_size(options)
     if options.experiment.continue_train:
         _check_continued(options, "config" in first)
     else:
@@ -130,11 +141,17 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
 
 
 def inference_options(
-    extras: tuple[type[Group], ...], argv: Sequence[str] | None = None, prog: str = "test.py"
+    extras: tuple[type[Group], ...],
+    argv: Sequence[str] | None = None,
+    prog: str = "test.py",
+    turns: bool = False,
 ) -> RunOptions:
     """The options of test.py and cam_infer.py: the run's own, read from its folder, with flags over them.
 
     A folder that holds nothing but weights, as CUT publishes them, has the defaults of --model under the flags.
+
+    Args:
+        turns: --direction may be the other one than that of the training, where the model has a way back.
 
     Raises:
         OptionError: no such run, or a flag that contradicts what the weights were trained with.
@@ -143,7 +160,7 @@ def inference_options(
     first = _first_look(argv)
     folder, base = _run_folder(first), g.Experiment()
     is_run = os.path.lexists(folder / OPTIONS_FILE)
-    published = not is_run and any(folder.glob("*_net_G.pth"))
+    published = not is_run and _has_weights(folder, str(first.get("model", base.model)))
     if "help" in first and not is_run:
         parse_flags(_kinds(base.model, g.Data().dataset_mode) + extras, argv, prog, _TEST_EXAMPLES, _owners)
     if not is_run and not published:
@@ -151,7 +168,7 @@ def inference_options(
             f"--name {folder.name}: {folder / OPTIONS_FILE} does not exist; give --name and --checkpoints_dir "
             f"of a run that train.py has started{_runs_in(folder.parent)}"
         )
-    saved = read_yaml(folder / OPTIONS_FILE) if is_run else {"model": first.get("model", base.model)}
+    saved = read_yaml(folder / OPTIONS_FILE) if is_run else _of_weights(str(first.get("model", base.model)))
     for name in ("epoch", *PLACE):  # the epoch is that of the weights the training began with
         saved.pop(name, None)
     model = str(saved.get("model", base.model))
@@ -165,16 +182,28 @@ def inference_options(
     _check_values(after)
     if given.get("dataroot") == "":
         raise OptionError("--dataroot '': is empty; give the folder of the images")
+    before = assemble(kinds, {}, saved, {}, source=source)
+    if turns and after.data.direction != before.data.direction and MODELS.get(model).back_translator:
+        after = replace(after, turned=True)
     if is_run:
         check_whole(folder / OPTIONS_FILE, saved, kinds)
-        names = [*FIXED, *fields_of(type(after.networks)), *fields_of(type(after.model))]
-        fault = _contradiction(assemble(kinds, {}, saved, {}, source=source), after, names)
-        if fault:
+        names = [*_fixed(after.networks.netG), *fields_of(type(after.networks)), *fields_of(type(after.model))]
+        if fault := _contradiction(before, after, [name for name in names if name != "direction" or not after.turned]):
             raise OptionError(f"{fault}; leave the flag out")
     if "dry_run" in first:
         print(dump_yaml([*after.groups(), *after.extra]), end="")
         raise SystemExit(0)
     return after
+
+
+def _of_weights(model: str) -> dict[str, Any]:
+    """What is known of weights without a run."""
+    return {"model": model, "dataset_mode": MODELS.get(model).DATASET_MODE}
+
+
+def _has_weights(folder: Path, model: str) -> bool:
+    """Whether a folder holds a translator's weights, under the model's own name for it or as G."""
+    return any(True for net in {MODELS.get(model).translator, "G"} for _ in folder.glob(f"*_net_{net}.pth"))
 
 
 def _contradiction(before: RunOptions, after: RunOptions, names: Sequence[str]) -> str:
@@ -184,6 +213,11 @@ def _contradiction(before: RunOptions, after: RunOptions, names: Sequence[str]) 
         if old != new:
             return f"--{name} {show(new)}: the run {after.folder} was trained with {show(old)}"
     return ""
+
+
+def _fixed(nets: str) -> tuple[str, ...]:
+    """Options that stay as the weights were trained; StyleGAN2's networks have widths by the size of images."""
+    return (*FIXED, "crop_size") if "stylegan2" in nets else FIXED
 
 
 def _check_epochs(schedule: g.Schedule) -> None:
@@ -213,7 +247,8 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
     check_whole(file, saved, kinds)
     known = {name for kind in kinds for name in fields_of(kind)}
     before = assemble(kinds, {}, {name: saved[name] for name in saved if name in known}, {}, source=str(file))
-    fault = _contradiction(before, run, [*FIXED, *fields_of(type(run.networks)), *run.model.SHAPES])
+    fixed = _fixed(run.networks.netG + run.networks.netD)
+    fault = _contradiction(before, run, [*fixed, *fields_of(type(run.networks)), *run.model.SHAPES])
     if fault:
         raise CheckpointError(f"{fault}, so it does not fit the options of this command; leave out the changed flags")
 
@@ -390,9 +425,11 @@ def _has(kind: type[Group], name: str) -> bool:
     return any(name == own or name in spec_of(item).aliases for own, (_, item) in fields_of(kind).items())
 
 
-def _model_of(names: set[str]) -> str:
-    """`cut`, or the one model that owns all of these options that cut does not have."""
+def _model_of(names: set[str], first: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """`cut`, or the one model that owns all of these options that cut, with the extra losses asked for, has not."""
     default = g.Experiment().model
+    asked = [TERMS.get(term).Options for term in _terms(default, first, config)]
+    names = {name for name in names if not any(_has(kind, name) for kind in asked)}
     common = {name for kind in (*g.COMMON, MODELS.get(default).Options) for name in fields_of(kind)}
     unknown = sorted(names - common - TOOLS)
     owned = {name: owners for name in unknown if (owners := _owners(name))}

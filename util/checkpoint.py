@@ -122,7 +122,7 @@ def load_weights(
     weights = _unpickle(path, payload)
     if not isinstance(weights, dict) or not all(_is_plain(key, value) for key, value in weights.items()):
         raise CheckpointError(f"{path}: holds no state dict of a network")
-    weights, expected = adapt(weights), net.state_dict()
+    weights, expected = _without_unused(adapt(weights), net), net.state_dict()
     # Files of very old PyTorch versions lack or carry counters of batch norm that change nothing.
     weights = {key: value for key, value in weights.items() if key in expected or "num_batches" not in key}
     problems = [f"lacks {key}" for key in expected if key not in weights and "num_batches" not in key]
@@ -147,6 +147,16 @@ def load_weights(
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{path}: {key} holds NaN or infinite values; use an earlier checkpoint")
     net.load_state_dict(weights, strict=False)
+
+
+def _without_unused(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Weights without the running statistics of instance norms, which PyTorch saved before 0.4 and nothing reads."""
+    norms = {name for name, module in net.named_modules() if isinstance(module, nn.InstanceNorm2d)}
+    return {
+        key: value
+        for key, value in weights.items()
+        if not (key.endswith((".running_mean", ".running_var")) and key.rpartition(".")[0] in norms)
+    }
 
 
 def _is_plain(key: Any, value: Any) -> bool:

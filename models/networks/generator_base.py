@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -15,6 +15,21 @@ class Tap(NamedTuple):
     channels: int
     stride: int  # input pixels per feature position
     border: int = 0  # positions on every side that lie outside the image (padding)
+
+
+def run_in_order(
+    modules: Iterable[nn.Module], x: Tensor, layers: Sequence[int], decode: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """`Generator._run` of a network whose layer ids count its modules."""
+    last = None if decode else max(layers)
+    kept: dict[int, Tensor] = {}
+    for layer, module in enumerate(modules):
+        x = module(x)
+        if layer in layers:
+            kept[layer] = x
+        if layer == last:
+            break
+    return x, [kept[layer] for layer in layers]
 
 
 class Generator(nn.Module, ABC):

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data.annotations import read_boxes, read_masks, read_pairs
+from data.pairing import pairs_by_name
 from options.groups import Evaluation
 from options.parse import RunOptions
 from options.schema import OptionError
@@ -22,13 +23,18 @@ def pairs_of(
 ) -> list[tuple[int, int]] | None:
     """True pairs from --pairs, or from `pairs_<phase>.csv` in the data where it is; None without either.
 
+    Of a run that was trained on pairs, images of one name are pairs too.
+
     Raises:
         DataError: the table cannot be used.
     """
     root = Path(run.data.dataroot)
     table = Path(wanted.pairs) if wanted.pairs else root / f"pairs_{phase}.csv"
-    if target is None or not (wanted.pairs or table.is_file()):
+    if target is None:
         return None
+    if not (wanted.pairs or table.is_file()):
+        aligned = run.data.dataset_mode == "aligned"
+        return (pairs_by_name(root, source.files, target.files) or None) if aligned else None
     return read_pairs(table, below(root, source.files), below(root, target.files), run.data.direction)
 
 

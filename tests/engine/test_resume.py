@@ -30,6 +30,7 @@ CUTCAM = (
     *("--model", "cutcam", "--num_classes", 4, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
     *("--cls_start_epoch", 0, "--cam_start_epoch", 0, "--monitor_freq", 4),
 )
+SRUNIT = ("--model", "srunit", "--inact_epochs", 1, "--D_noise", 0.1, "--monitor_freq", 4)
 CLASSIFIER = ("--model", "classifier", "--monitor_freq", 4)
 # Three steps an epoch (5 images in batches of 2; where 4 are held out, 9) and three epochs: every kind of randomness.
 RUN = ("--batch_size", 2, "--n_epochs", 2, "--n_epochs_decay", 1)
@@ -58,6 +59,16 @@ CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, s
         3,
     ),
     "cutcam, k-means, bf16, workers": ((*CUTCAM, "--amp", "bf16", "--num_threads", 2), False, 4),
+    "srunit in mid-epoch": (SRUNIT, True, 4),
+    "srunit, quotient, bf16, before it begins": ((*SRUNIT, "--reg_mode", "quotient", "--amp", "bf16"), True, 2),
+    "cycle_gan, pools, mid-epoch": (("--model", "cycle_gan", "--pool_size", 3, "--monitor_freq", 4), True, 4),
+    "cycle_gan, pools, bf16, workers": (
+        ("--model", "cycle_gan", "--pool_size", 2, "--amp", "bf16", "--num_threads", 2),
+        True,
+        7,
+    ),
+    "dclgan, pool, epoch's end": (("--model", "dclgan", "--pool_size", 3), True, 3),
+    "pix2pix, batch norm, dropout, five pairs": (("--model", "pix2pix", "--normG", "batch"), True, 4),
     "classifier, held-out images, mid-epoch": ((*CLASSIFIER, "--val_share", 0.4), True, 4),
     "classifier, plateau, epoch's end": ((*CLASSIFIER, "--lr_policy", "plateau", "--val_share", 0), True, 3),
     "cutcam, warm-up and flips": (
@@ -138,7 +149,10 @@ def test_stopped_and_continued_equals_unbroken(
     train_run: Trained, data: DataMaker, order: Order, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     flags, labelled, stop = CASES[case]
-    images = data(count=(9, 4)) if "held-out" in case else data() if labelled else data(labelled=())
+    if "pairs" in case:
+        images = data(count=(5, 5))
+    else:
+        images = data(count=(9, 4)) if "held-out" in case else data() if labelled else data(labelled=())
     whole = train_run("whole", images, *RUN, *flags)
     unbroken = list(order)
     assert len(unbroken) == 9
