@@ -380,4 +380,5 @@ _TEST_EXAMPLES = """examples
   python test.py --dataroot datasets/my_data --name my_run
   python test.py --dataroot folder_of_images --name my_run --dataset_mode single
   python cam_infer.py --dataroot datasets/my_data --name my_run --class_idx 2 --save_raw
+  python cam_infer.py --name my_classifier --image photos --cam_method gradcam,eigencam --top_k 3
 """

@@ -12,7 +12,7 @@ from options.schema import OptionError
 from util.errors import printable
 from util.visual.montage import epoch_order
 
-_WEIGHTS = "_net_G.pth"  # every exported epoch has them
+_WEIGHTS = ("_net_G.pth", "_net_C.pth")  # every exported epoch has the first that there is; a classifier has no G
 
 
 def epochs_of(run: RunOptions, asked: Sequence[str], every: bool = False) -> list[str]:
@@ -36,7 +36,8 @@ def epochs_of(run: RunOptions, asked: Sequence[str], every: bool = False) -> lis
 
 def exported(folder: Path) -> list[str]:
     """The epochs whose weights a run's folder holds: by number, then by iteration, then words such as `latest`."""
-    return sorted((file.name.removesuffix(_WEIGHTS) for file in folder.glob(f"*{_WEIGHTS}")), key=epoch_order)
+    suffix = _suffix(folder)
+    return sorted((file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")), key=epoch_order)
 
 
 def at_epoch(run: RunOptions, epoch: str) -> RunOptions:
@@ -46,6 +47,11 @@ def at_epoch(run: RunOptions, epoch: str) -> RunOptions:
 
 def _has_a_copy(folder: Path, epoch: str, there: Sequence[str]) -> bool:
     """Whether another epoch has the same weights, byte by byte."""
-    own = folder / f"{epoch}{_WEIGHTS}"
-    others = (folder / f"{other}{_WEIGHTS}" for other in there if other != epoch)
+    suffix = _suffix(folder)
+    own = folder / f"{epoch}{suffix}"
+    others = (folder / f"{other}{suffix}" for other in there if other != epoch)
     return any(filecmp.cmp(own, other, shallow=False) for other in others)
+
+
+def _suffix(folder: Path) -> str:
+    return next((suffix for suffix in _WEIGHTS if any(folder.glob(f"*{suffix}"))), _WEIGHTS[0])

@@ -77,6 +77,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("test", 6),
     ("cam_infer", 6),
     ("models.judge", 6),  # trains and loads whole runs, as scripts do
+    ("models.subjects", 6),
     ("scripts.*", 6),
     # Packages without a line of code.
     ("options", 0),
