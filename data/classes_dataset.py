@@ -35,6 +35,7 @@ from data.domain import (
     part_of,
     preprocess_from,
 )
+from data.imagenette import IMAGENETTE, how_to_get, imagenette_root
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError, option
@@ -46,19 +47,7 @@ if TYPE_CHECKING:
     from data.images import DomainFormat
     from options.parse import RunOptions
 
-# Imagenette's folders are WordNet's codes.
-IMAGENETTE: Mapping[str, str] = {
-    "n01440764": "tench",
-    "n02102040": "English springer",
-    "n02979186": "cassette player",
-    "n03000684": "chain saw",
-    "n03028079": "church",
-    "n03394916": "French horn",
-    "n03417042": "garbage truck",
-    "n03425413": "gas pump",
-    "n03445777": "golf ball",
-    "n03888257": "parachute",
-}
+MOST_HELD = 0.9  # of the training images
 _CODES = {name: code for code, name in IMAGENETTE.items()}
 
 
@@ -70,7 +59,13 @@ class ClassesOptions(FolderOptions):
         None, "domain whose images are read; none: the folder train where there is one, else A", choices=("A", "B")
     )
     val_share: float = option(
-        0.15, "share of each class held out for validation where there is no folder val, valA, valB", low=0, high=0.9
+        0.15,
+        "share of each class held out for validation where there is no folder val, valA, valB",
+        low=0,
+        high=MOST_HELD,
+    )
+    val_size: int = option(
+        0, "held-out images: at most so many of the folder val, else so many instead of val_share; 0: as said", low=0
     )
 
     @classmethod
@@ -113,12 +108,17 @@ class ClassesDataset(Dataset):
 
     @classmethod
     def settled(cls, run: RunOptions) -> RunOptions:
-        """The options with the domain and the number of classes filled in.
+        """The options with the domain, the number of classes and the folder of Imagenette filled in.
+
+        With --download Imagenette is fetched where the data root has no training images.
 
         Raises:
-            DataError: the folder or its labels cannot be used.
+            DataError: the folder or its labels cannot be used, or Imagenette could not be fetched.
         """
         options = _options_of(run)
+        if options.domain is None:
+            found = imagenette_root(Path(run.data.dataroot), getattr(run.model, "download", False))
+            run = replace(run, data=replace(run.data, dataroot=str(found))) if found else run
         if options.domain is None and not (Path(run.data.dataroot) / "train").is_dir():
             run = replace(run, dataset=replace(options, domain=run.data.direction[0]))
         if getattr(run.model, "num_classes", None) == 0:
@@ -153,7 +153,8 @@ class ClassesDataset(Dataset):
         held, more = _read_validation(run, folder, everything)
         if held is None:
             names = [file.name for file in everything.files]
-            numbers = hold_out(names, everything.labels, options.val_share, seed)
+            share = min(options.val_size / len(names), MOST_HELD) if options.val_size else options.val_share
+            numbers = hold_out(names, everything.labels, share, seed)
             held = part_of(everything, numbers)
             train = part_of(everything, sorted(set(range(len(names))) - set(numbers)))
         else:
@@ -167,6 +168,28 @@ class ClassesDataset(Dataset):
             print(f"held out for validation: {len(held.files)} images ({which})")
         validation = cls(held, root, preprocess, seed=seed) if held.files else None
         return cls(train, root, preprocess, seed=seed, validation=validation, bad_images=[*bad, *more])
+
+    @classmethod
+    def for_phase(cls, run: RunOptions, phase: str, size_multiple: int = 1) -> ClassesDataset:
+        """The labelled images of a split, read as a run was trained: of `<phase>`, `<phase>A` or `<phase>B`.
+
+        Phase test falls back to val. Where there is no such folder, val is what training has held out.
+
+        Raises:
+            DataError, ImageError: there is no such split, or its files cannot be used.
+        """
+        run = cls.settled(run)
+        options, root = _options_of(run), Path(run.data.dataroot)
+        try:
+            folder = domain_folder(root, phase, options.domain or "")
+        except DataError:
+            held = cls.from_options(run, size_multiple).validation if phase == "val" else None
+            if not isinstance(held, ClassesDataset):
+                raise
+            return held
+        formats, classes = load_formats(run.folder), load_classes(run.folder)
+        domain, bad = _read_domain(run, folder, formats[0] if formats else None, classes)
+        return cls(domain, root, preprocess_from(run, size_multiple), seed=run.experiment.seed, bad_images=bad)
 
     def __len__(self) -> int:
         return len(self.source_files)
@@ -199,7 +222,10 @@ def training_folder(run: RunOptions) -> Path:
     domain, root = _options_of(run).domain, Path(run.data.dataroot)
     if domain is None and (root / "train").is_dir():
         return root / "train"
-    return domain_folder(root, "train", domain or run.data.direction[0])
+    try:
+        return domain_folder(root, "train", domain or run.data.direction[0])
+    except DataError as error:
+        raise DataError(f"{error}{how_to_get(root)}") from error
 
 
 def _read_validation(run: RunOptions, folder: Path, train: Domain) -> tuple[Domain | None, list[str]]:
@@ -208,7 +234,9 @@ def _read_validation(run: RunOptions, folder: Path, train: Domain) -> tuple[Doma
     if not place.is_dir():
         return None, []
     held, bad = _read_domain(run, place, train.format, train.class_names)
-    return (held, bad) if held.files else (None, [])
+    if not held.files:
+        return None, []
+    return part_of(held, at_equal_distances(len(held.files), _options_of(run).val_size or math.inf)), bad
 
 
 def _read_domain(

@@ -80,6 +80,10 @@ class Model(ABC, Generic[S]):
         back_translator: the network that translates the target to the source; empty where a model has none.
         phases: trained in this order in every step.
         size_multiple: sides of an image must be multiples of it.
+        best_by: the value of `validate` that early stopping goes by, more is better; empty: there is none.
+        patience: of early stopping, in epochs; 0: never.
+        plateau_by: the value of `validate` that --lr_policy plateau goes by, less is better; where it was not measured,
+            the training loss of the last phase.
         messages: what happened and the user must know; the engine prints and empties it.
     """
 
@@ -92,6 +96,9 @@ class Model(ABC, Generic[S]):
     inference_nets: tuple[str, ...] = ("G",)
     phases: Sequence[Phase[S]]
     size_multiple: int = 4
+    best_by: str = ""
+    patience: int = 0
+    plateau_by: str = ""
 
     @property
     def averaged_nets(self) -> tuple[str, ...]:

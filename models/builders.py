@@ -31,7 +31,7 @@ def generator_from(run: RunOptions, purpose: str = "G", back: bool = False) -> G
         OptionError: --netG is unknown, or --crop_size does not fit it.
     """
     nets = run.networks
-    _check_plain(nets.netG, {"--normG batch": nets.normG == "batch", "--no_dropout False": not nets.no_dropout})
+    _check_plain("netG", nets.netG, {"--normG batch": nets.normG == "batch", "--no_dropout False": not nets.no_dropout})
     channels = (nets.output_nc, nets.input_nc) if back else (nets.input_nc, nets.output_nc)
     try:
         net = build_generator(
@@ -83,7 +83,7 @@ def discriminator_from(run: RunOptions, purpose: str = "D", channels: int = 0) -
         OptionError: --netD is unknown, or options do not fit it.
     """
     nets = run.networks
-    _check_plain(nets.netD, {"--normD batch": nets.normD == "batch", "--spectral_norm": nets.spectral_norm})
+    _check_plain("netD", nets.netD, {"--normD batch": nets.normD == "batch", "--spectral_norm": nets.spectral_norm})
     try:
         return build_discriminator(
             nets.netD,
@@ -109,14 +109,10 @@ def initialised(net: nn.Module, run: RunOptions, purpose: str, init_type: str | 
     return net
 
 
-def _check_plain(net: str, asked: Mapping[str, bool]) -> None:
-    """Raise an OptionError where one of StyleGAN2's networks is asked for layers that it does not have."""
-    if flag := next((flag for flag, is_asked in asked.items() if is_asked and "stylegan2" in net), None):
-        side = "G" if flag in ("--normG batch", "--no_dropout False") else "D"
-        raise OptionError(
-            f"{flag}: --net{side} {net} has neither norm layers nor dropout, and its weights are scaled already; give "
-            f"--norm{side} none, {'--no_dropout' if side == 'G' else '--spectral_norm False'}, or choose another network"
-        )
+def _check_plain(flag: str, net: str, asked: Mapping[str, bool]) -> None:
+    """Raise an OptionError where one of StyleGAN2's networks is asked for a layer that it does not have."""
+    if "stylegan2" in net and (found := [name for name, is_asked in asked.items() if is_asked]):
+        raise OptionError(f"{found[0]}: --{flag} {net} has no such layers; change it, or choose another --{flag}")
 
 
 def check_judged_size(run: RunOptions) -> None:

@@ -16,9 +16,13 @@ from torch.nn import functional as F
 from models.base import MODELS, Model, Phase, State
 from models.builders import FIXING
 from models.networks.classifier import JUDGE, Classifier, build_classifier
-from options.schema import Group, OptionError, option, show
+from models.networks.own_network import is_own
+from models.published_classifier import published_in
+from models.torchvision_weights import weights_file
+from options.schema import Group, OptionError, option, shorten, show
 from util import ranks
 from util.checkpoint import load_weights
+from util.errors import printable
 from util.seeding import StepInfo, generator
 from util.visual.pictures import to_uint8
 
@@ -32,11 +36,16 @@ class ClassifierOptions(Group):
     """classifier: its network and loss"""
 
     arch: str = option(
-        JUDGE, "network: judge, a small one of ours, or one of torchvision's (resnet18, vgg16, densenet121, ...)"
+        JUDGE, "network: judge (small, ours), one of torchvision's (resnet18, vgg16, ...) or your own MODULE:FUNCTION"
     )
     arch_weights: str | None = option(None, "file of the first weights, torchvision's own for one; none: random ones")
+    pretrained: bool = option(False, "first weights are torchvision's for ImageNet, from torch hub's cache")
+    download: bool = option(False, "fetch what is missing: the weights of --pretrained, Imagenette into --dataroot")
     num_classes: int = option(0, "classes; 0: as many as the labels of the training images count", low=0)
     label_smoothing: float = option(0.1, "of the cross-entropy", low=0, high=0.99)
+    early_stopping_patience: int = option(
+        0, "stop after so many epochs without a better val_acc, with the best weights; 0: never", low=0
+    )
 
     SHAPES: ClassVar[tuple[str, ...]] = ("arch", "num_classes")
 
@@ -48,6 +57,11 @@ class ClassifierOptions(Group):
             "lr_policy": "cosine",
             "n_epochs": 25,
             "n_epochs_decay": 0,
+            "momentum": 0.9,
+            "plateau_factor": 0.5,
+            "plateau_patience": 3,
+            "plateau_threshold": 1e-4,
+            "plateau_min_lr": 1e-6,
             "batch_size": 16,
             "load_size": (144, 144),
             "crop_size": (128, 128),
@@ -70,19 +84,35 @@ class ClassifierModel(Model[ClassifierState]):
         net: the network.
         label_smoothing: of the cross-entropy, in [0, 1).
         arch_weights: file of the first weights of a new run.
+        pretrained: without such a file, the network of torchvision whose published weights a new run begins with.
+        download: fetch them where they are not there.
+        patience: epochs without a better `val_acc` after which training ends; 0: never.
     """
 
     Options: ClassVar[type[Group]] = ClassifierOptions
     DATASET_MODE: ClassVar[str] = "classes"
     inference_nets = ("C",)
     size_multiple = 1
+    best_by = "val_acc"
+    plateau_by = "val_CLS"
 
-    def __init__(self, net: Classifier, *, label_smoothing: float = 0.1, arch_weights: Path | None = None) -> None:
+    def __init__(
+        self,
+        net: Classifier,
+        *,
+        label_smoothing: float = 0.1,
+        arch_weights: Path | None = None,
+        pretrained: str = "",
+        download: bool = False,
+        patience: int = 0,
+    ) -> None:
         super().__init__()
         self.classifier = net
         self.nets = {"C": net}
         self.phases = [Phase("C", ("C",), self.losses)]
         self._label_smoothing, self._arch_weights = label_smoothing, arch_weights
+        self._pretrained, self._download = pretrained, download
+        self.patience = patience
         self._images = 0
         self._validation: dict[str, float] = {}
 
@@ -96,28 +126,50 @@ class ClassifierModel(Model[ClassifierState]):
         opt: ClassifierOptions = run.model  # type: ignore[assignment]
         if not opt.num_classes:
             raise OptionError("--num_classes 0: only --dataset_mode classes counts the classes; give their number")
+        if opt.pretrained and opt.arch_weights:
+            raise OptionError(f"--pretrained and --arch_weights {shorten(opt.arch_weights)}: use one of them")
         draws = generator(run.experiment.seed, "init C")
         try:
             net = build_classifier(opt.arch, opt.num_classes, run.networks.input_nc, draws)
         except ValueError as error:
-            raise OptionError(f"--arch {opt.arch} --num_classes {opt.num_classes}: {error}") from error
+            raise OptionError(f"--arch {shorten(opt.arch)} --num_classes {opt.num_classes}: {error}") from error
         _check_size(net, run)
-        weights = Path(opt.arch_weights) if opt.arch_weights else None
-        return cls(net, label_smoothing=opt.label_smoothing, arch_weights=weights)
+        return cls(
+            net,
+            label_smoothing=opt.label_smoothing,
+            arch_weights=Path(opt.arch_weights) if opt.arch_weights else None,
+            pretrained=opt.arch if opt.pretrained else "",
+            download=opt.download,
+            patience=opt.early_stopping_patience,
+        )
 
     # -- training ---------------------------------------------------------------------------------------------
 
     def load_first_weights(self) -> None:
-        if self._arch_weights is None:
-            return
+        path = self._arch_weights
+        if self._pretrained:
+            if ranks.is_first():
+                weights_file(self._pretrained, self._download)
+            ranks.barrier()
+            path = weights_file(self._pretrained)
+        if path is not None:
+            self._load_file(path)
+
+    def _load_file(self, path: Path) -> None:
+        def unwrap(content: Any) -> Any:
+            found = published_in(path, content, self.classifier.state_dict())
+            if found is None or found.plain:
+                return content
+            self.messages.append(f"{path}: {found.describe()}")
+            return {**found.unexpected, **found.weights}  # what is unknown is for the loader to refuse
 
         def adapt(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             adapted, renewed = self.classifier.adapted(weights)
             if renewed:
-                self.messages.append(f"{self._arch_weights}: is of other classes, so the last layer starts anew")
+                self.messages.append(f"{path}: is of other classes, so the last layer starts anew")
             return adapted
 
-        load_weights(self._arch_weights, self.classifier, "--arch and --input_nc", adapt)
+        load_weights(path, self.classifier, "--arch and --input_nc", adapt, unwrap)
 
     def check_data(self, labels: Sequence[int]) -> None:
         if min(labels, default=-1) < 0:
@@ -192,12 +244,21 @@ def _check_size(net: Classifier, run: RunOptions) -> None:
     """Raise an OptionError where the network takes no images of --crop_size, if they come to that size."""
     if not FIXING.intersection(run.data.preprocess.split("_and_")):
         return
-    images = torch.empty(1, run.networks.input_nc, *run.data.crop_size, device="meta")  # shapes alone, no arithmetic
+    arch, size = getattr(run.model, "arch", ""), run.data.crop_size
+    # Shapes alone, without arithmetic; but a user's own network may make tensors that know no such device.
+    place = "cpu" if is_own(arch) else "meta"
+    images = torch.zeros(1, run.networks.input_nc, *size, device=place)
     try:
-        copy.deepcopy(net).to("meta").eval()(images)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        arch = getattr(run.model, "arch", "")
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            logits = copy.deepcopy(net).to(place).eval()(images)
+    except Exception as error:
+        if not is_own(arch) and not isinstance(error, RuntimeError | AssertionError | ValueError):
+            raise
+        reason = printable(" ".join(str(error).split()))[:200]
         raise OptionError(
-            f"--crop_size {show(run.data.crop_size)}: --arch {arch} takes no images of this size ({reason})"
+            f"--crop_size {show(size)}: --arch {shorten(arch)} takes no images of this size ({reason})"
         ) from error
+    wanted = (1, net.num_classes)
+    if getattr(logits, "shape", None) != wanted:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise OptionError(f"--arch {shorten(arch)}: gives {found} for one image instead of logits of shape {wanted}")

@@ -12,7 +12,7 @@ from models.base import MODELS
 from models.cut_model import CutModel, CutState, check_channels
 from models.cut_options import CutOptions
 from models.losses.identity import identity_loss
-from options.schema import Group, OptionError, option
+from options.schema import Group, option
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
@@ -76,14 +76,23 @@ class SincutModel(CutModel):
         self.lambda_identity = lambda_identity
 
     @classmethod
+    def from_options(cls, run: RunOptions) -> CutModel:
+        model, opt = super().from_options(run), run.model
+        assert isinstance(opt, SincutOptions)
+        images = run.data.batch_size if opt.nce_includes_all_negatives_from_minibatch else 1
+        if images * opt.num_patches == 1 and opt.lambda_NCE > 0 and opt.netF != "reshape":
+            model.messages.append(
+                "--num_patches 1: a patch has no negatives without other images or patches, "
+                "so the contrastive loss teaches nothing; raise --batch_size or --num_patches"
+            )
+        return model
+
+    @classmethod
     def arguments_from(cls, run: RunOptions) -> dict[str, Any]:
         opt: SincutOptions = run.model  # type: ignore[assignment]
         if opt.lambda_identity > 0:
             check_channels(run, "the identity loss")
         return super().arguments_from(run) | {"lambda_identity": opt.lambda_identity}
-
-    def check_data(self, labels: object) -> None:
-        """Called before training."""
 
     @property
     def translates_target(self) -> bool:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from options.schema import Group, OptionError, Size, option
 
-COLORMAPS = ("jet", "turbo", "viridis", "inferno", "magma", "hot", "gray")
+COLORMAPS = ("jet", "rainbow", "turbo", "viridis", "inferno", "magma", "hot", "gray")
+MAP_NORMALS = ("minmax", "max", "percentile")
+SCORES = ("logit", "probability", "margin")
+EXPLAINED = ("head", "discriminator", "distance")
 NORMS = ("instance", "batch", "none")
 SINKS = ("visdom", "tensorboard")
 
@@ -94,12 +97,16 @@ class Networks(Group):
 
 @dataclass(frozen=True)
 class Optim(Group):
-    """optimisation: Adam for each network, adversarial loss, precision"""
+    """optimisation: an optimiser for each network, adversarial loss, precision"""
 
-    lr: float = option(0.0002, "learning rate of Adam", low=0)
+    lr: float = option(0.0002, "learning rate", low=0)
     beta1: float = option(0.5, "Adam's decay of the gradient's mean", low=0, high=0.999999)
     beta2: float = option(0.999, "Adam's decay of the gradient's variance", low=0, high=0.999999)
-    optimizer: str = option("adam", "adam, or sgd (plain, for comparing runs)", choices=("adam", "sgd"))
+    optimizer: str = option(
+        "adam", "adam and sgd add weight_decay to the gradient, adamw to the step", choices=("adam", "adamw", "sgd")
+    )
+    weight_decay: float = option(0.0, "weights are drawn towards 0 by this factor", low=0)
+    momentum: float = option(0.0, "of --optimizer sgd", low=0, high=0.999999)
     gan_mode: str = option(
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
     )
@@ -125,8 +132,14 @@ class Schedule(Group):
     n_epochs_decay: int = option(200, "epochs over which --lr_policy linear falls to zero", low=0)
     epoch_count: int = option(1, "number of the first epoch", low=1)
     max_iters: int = option(0, "stop after this many steps; 0: when the epochs are done", low=0)
-    lr_policy: str = option("linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine"))
+    lr_policy: str = option(
+        "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine", "none")
+    )
     lr_decay_iters: int = option(50, "epochs between the falls of --lr_policy step", low=1)
+    plateau_factor: float = option(0.2, "of the learning rate at a fall of --lr_policy plateau", low=0, high=0.999999)
+    plateau_patience: int = option(5, "epochs without a lower loss before a fall of --lr_policy plateau", low=0)
+    plateau_threshold: float = option(0.01, "share of the loss by which a lower one must be lower", low=0, high=1)
+    plateau_min_lr: float = option(0.0, "--lr_policy plateau falls no further", low=0)
 
     @property
     def last_epoch(self) -> int:
@@ -173,7 +186,7 @@ class Runtime(Group):
 class Inference(Group):
     """inference: what is translated, where to"""
 
-    phase: str = option("test", "prefix of the folder to read: test falls back to val")
+    phase: str = option("test", "prefix of the folder to read (or --split): test falls back to val", aliases=("split",))
     num_test: int = option(50, "at most this many images", low=1)
     results_dir: str = option("./results/", "folder of the results", aliases=("output_path",))
     tile: int = option(
@@ -193,10 +206,31 @@ class MeasuredInference(Inference):
 class Explanation(Group):
     """explanation: class activation maps"""
 
-    class_idx: int = option(-1, "class explained; -1: the input's label, else the head's choice on the input", low=-1)
+    image: str | None = option(None, "explain this file, folder or glob, rather than what the next three choose")
+    random: int = option(0, "explain so many images of the split, drawn by --seed", low=0)
+    index: int | None = option(None, "explain this image of the split, counted from 0", low=0)
+    class_idx: int = option(
+        -1, "class explained; -1: a head's is the input's label, else its choice; a classifier's its choice", low=-1
+    )
+    top_k: int = option(1, "explain so many of the likeliest classes instead", low=1)
+    explain: str | None = option(
+        None, "of a translation run: its class head, D's decision, or how far G(x) is from x", choices=EXPLAINED
+    )
+    explain_with: tuple[str, ...] = option(
+        (), "methods (or --cam_method), such as gradcam,eigencam; all: every one that applies", aliases=("cam_method",)
+    )
+    layer: str = option("auto", "layer of the maps: its name, or its number from 0, -1 for the last; auto: the best")
+    layers: tuple[str, ...] = option((), "draw the maps of these layers side by side: names, numbers, patterns")
+    score: str = option("logit", "what is explained of a class", choices=SCORES)
+    normalize: str = option(
+        "minmax", "what becomes 0 and 1 in a map: its ends, 0 and its maximum, or 0 and its 98 %", choices=MAP_NORMALS
+    )
+    patches: tuple[int, ...] = option(
+        (), "of --explain discriminator: TOP,LEFT,BOTTOM,RIGHT in cells of D's answer; none: all", low=0
+    )
     colormap: str = option("jet", "colours of a map", choices=COLORMAPS)
     overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
-    save_raw: bool = option(False, "write the raw maps as .npy too")
+    save_raw: bool = option(False, "write a translation's raw maps as .npy too; those of --explain always are")
     epochs: tuple[str, ...] = option((), "exported weights to explain, for example 10,20,latest; none: --epoch")
     grid: bool = option(False, "pictures of some images by epoch, too; without --epochs, of all that were exported")
     grid_images: int = option(8, "at most this many images, evenly spaced, in a picture of --grid", low=1)

@@ -33,7 +33,7 @@ from options.schema import (
     show,
     spec_of,
 )
-from options.yaml_config import check_whole, dump_yaml, read_yaml
+from options.yaml_config import check_whole, dump_yaml, read_config, read_yaml
 from util.checkpoint import STATE_FILE, CheckpointError
 
 OPTIONS_FILE = "options.yaml"
@@ -111,8 +111,9 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     own = _run_to_continue(first)
     if "config" in first:
         check_place("config", first["config"])
-    file = Path(first["config"]) if "config" in first else own
-    config = read_yaml(file) if file else {}
+    given_file = Path(first["config"]) if "config" in first else None
+    file = given_file or own
+    config = read_config(given_file) if given_file else read_yaml(own) if own else {}
     if file == own:
         config = {name: value for name, value in config.items() if name not in PLACE}
     model = str(
@@ -453,4 +454,5 @@ _TEST_EXAMPLES = """examples
   python test.py --dataroot datasets/my_data --name my_run
   python test.py --dataroot folder_of_images --name my_run --dataset_mode single
   python cam_infer.py --dataroot datasets/my_data --name my_run --class_idx 2 --save_raw
+  python cam_infer.py --name my_classifier --image photos --cam_method gradcam,eigencam --top_k 3
 """

@@ -8,10 +8,21 @@ from typing import Any
 
 import yaml
 
+from options.published_yaml import has_sections, options_from
 from options.schema import Group, OptionError, fields_of
 from util.errors import printable
 
 _MOST_BYTES = 2**16  # five times the options of a run; YAML takes time that grows with the square of its nesting
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Option name -> value of a file that a user gives: of ours, flat, or of the published ResNetCAM project's.
+
+    Raises:
+        OptionError: the file is missing, is no YAML, is neither of these, or is far too long.
+    """
+    content = _content(path)
+    return options_from(content, str(path)) if has_sections(content) else _options_in(content, path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -20,12 +31,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         OptionError: the file is missing, is no YAML, is no flat mapping, or is far too long.
     """
+    return _options_in(_content(path), path)
+
+
+def _content(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
             raise OptionError(f"{path}: is no file of options: these have at most {_MOST_BYTES} bytes")
-        content = yaml.load(text.decode("utf-8-sig"), Loader=_UniqueKeys)
+        return yaml.load(text.decode("utf-8-sig"), Loader=_UniqueKeys)
     except OSError as error:
         raise OptionError(f"{path}: cannot be read as a YAML file of options: {error.strerror}") from error
     except RecursionError as error:
@@ -35,6 +50,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     # No UTF-8, a number of thousands of digits, a 31st of June, a tag that does not suit its value.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise OptionError(f"{path}: is no valid YAML: {printable(' '.join(str(error).split()))[:500]}") from error
+
+
+def _options_in(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or any(not _is_flat(item) for pair in content.items() for item in pair):
         raise OptionError(f"{path}: must hold lines of the form `option: value`, without sections")
     return {str(key): value for key, value in content.items()}

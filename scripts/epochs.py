@@ -23,7 +23,8 @@ def epochs_of(run: RunOptions, asked: Sequence[str], every: bool = False) -> lis
     Raises:
         OptionError: one that is asked for has no weights; those that have are listed.
     """
-    net = MODELS.get(run.experiment.model).translator
+    model = MODELS.get(run.experiment.model)
+    net = model.translator if model.translator in model.inference_nets else model.inference_nets[0]
     there = exported(run.folder, net)
     for epoch in asked:
         if epoch not in there:
@@ -38,7 +39,7 @@ def exported(folder: Path, net: str = "G") -> list[str]:
     """The epochs whose weights a run's folder holds: by number, then by iteration, then words such as `latest`.
 
     Args:
-        net: the model's `translator`, which every exported epoch has.
+        net: a network that every exported epoch has.
     """
     suffix = f"_net_{net}.pth"
     return sorted((file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")), key=epoch_order)

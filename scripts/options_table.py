@@ -52,6 +52,7 @@ def tables() -> str:
     kinds += [(f"--model {name}", MODELS.get(name).Options) for name in MODELS.names()]
     kinds += [(f"--extra_losses {name}", TERMS.get(name).Options) for name in TERMS.names()]
     kinds += [("--dataset_mode unaligned and single", DATASETS.get("unaligned").Options)]
+    kinds += [("--dataset_mode classes", DATASETS.get("classes").Options)]
     kinds += [("test.py, cam_infer.py", groups.Inference), ("cam_infer.py", groups.Explanation)]
     return "\n\n".join(table(where, kind) for where, kind in kinds)
 

@@ -55,6 +55,9 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("data.domain", 2),
     ("data.annotations", 2),
     ("data.pairing", 2),
+    ("data.imagenette", 2),
+    ("models.published_classifier", 2),
+    ("models.torchvision_weights", 2),
     ("util.evaluations", 2),
     ("util.engine*", 2),
     ("options.groups", 2),
@@ -70,12 +73,14 @@ FLOORS: tuple[tuple[str, int], ...] = (
     # 5: the command line
     ("options.flags", 5),
     ("options.parse", 5),
+    ("options.published_yaml", 5),
     ("options.yaml_config", 5),
     # 6: scripts
     ("train", 6),
     ("test", 6),
     ("cam_infer", 6),
     ("models.judge", 6),  # trains and loads whole runs, as scripts do
+    ("models.subjects", 6),
     ("scripts.*", 6),
     # Packages without a line of code.
     ("options", 0),
@@ -101,6 +106,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("data.pairing", "data.base"),
     ("data.pairing", "data.annotations"),
     ("data.domain", "data.pairing"),
+    ("data.imagenette", "data.base"),
     ("models.judge", "options.parse"),
     ("util.visual.cam_table", "models.cam.functional"),
     ("data.checkup", "data.base"),
@@ -116,6 +122,8 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("models.*_options", "models.*_options"),
     ("options.parse", "options.flags"),
     ("options.parse", "options.yaml_config"),
+    ("options.published_yaml", "options.flags"),
+    ("options.yaml_config", "options.published_yaml"),
     ("*", "options"),  # packages that hold nothing
     ("*", "util"),
     ("scripts.*", "*"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from options.parse import train_options
+from options.schema import show
 from scripts.options_table import BEGIN, renewed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,9 +44,13 @@ def test_training_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
     assert trainings
     for line in trainings:
         with pytest.raises(SystemExit) as stop:
-            train_options([*shlex.split(line)[2:], "--dry_run"])
+            train_options([*shlex.split(line, comments=True)[2:], "--dry_run"])
         assert stop.value.code == 0
-        assert "lambda_CAM: 25.0" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        values = {**yaml.safe_load(printed)}
+        for flag, value in re.findall(r"--(\w+)[ =]([^\s#-][^\s]*)", line.split("#")[0]):
+            read = values.get(flag, value)  # --config is no option
+            assert show(read) in (value, f"{value},{value}") or float(value) == read, f"{flag} in {line}"
 
 
 @pytest.mark.parametrize("line", commands("bash "))
@@ -53,7 +62,9 @@ def test_scripts_it_names_are_valid_shell(line: str) -> None:
 def test_files_it_names_exist() -> None:
     named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]+|\w+\.py|[\w-]+\.(?:txt|toml))`", README))
     named |= {link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link}
-    made_by_runs = re.compile(r"^\./|checkpoints/|NAME|options\.yaml|test_latest|bad_images|cams\.csv|labels\.csv")
+    made_by_runs = re.compile(
+        r"^\./|my_\w+|checkpoints/|NAME|options\.yaml|test_latest|bad_images|cams\.csv|labels\.csv"
+    )
     missing = sorted(name for name in named if not made_by_runs.search(name) and not (ROOT / name).exists())
     assert len(named) > 10
     assert not missing
@@ -97,3 +108,24 @@ def test_every_claim_names_tests_that_exist(heading: str) -> None:
         for file, function in tests:
             text = (ROOT / file).read_text(encoding="utf-8")
             assert f"\ndef {function}(" in text, f"{file} has no {function}"
+
+
+def test_the_arguments_of_scripts_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts with arguments of their own; those of runs have options, which are parsed above."""
+    lines = [*commands("python scripts/user_study.py"), *commands("python scripts/compare.py")]
+    assert len(lines) >= 3
+    parse = argparse.ArgumentParser.parse_args
+
+    class Parsed(Exception):
+        pass
+
+    def parse_only(self: argparse.ArgumentParser, words: list[str] | None = None, *rest: object) -> None:
+        parse(self, words)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for line in lines:
+        _, file, *words = shlex.split(line, comments=True)
+        monkeypatch.setattr(sys, "argv", [file, *words])
+        with pytest.raises(Parsed):
+            importlib.import_module(file.removesuffix(".py").replace("/", ".")).main()

@@ -99,27 +99,38 @@ def export_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     write_atomic(path, buffer.getvalue(), durable=True)
 
 
+def read_plain(path: Path) -> Any:
+    """What a file of `torch.save` holds, on the CPU: tensors and plain values, nothing that could run.
+
+    Raises:
+        CheckpointError: absent, damaged, or holding anything else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: does not exist")
+    payload = path.read_bytes()
+    _check_archive(path, payload)
+    return _unpickle(path, payload)
+
+
 def load_weights(
     path: Path,
     net: nn.Module,
     flags: str = SHAPE_OF_G,
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights,
+    unwrap: Callable[[Any], Any] = lambda content: content,
 ) -> None:
     """Load an exported state dict, ours or published, into a network.
 
     Args:
         flags: what to check where the network has another shape.
         adapt: makes the network's state dict from that of the file, where they may differ.
+        unwrap: finds the state dict in what the file holds, where it may hold more.
 
     Raises:
         CheckpointError: absent, damaged, not finite, or made for a network of another shape. The network is then as
             it was.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: does not exist")
-    payload = path.read_bytes()
-    _check_archive(path, payload)
-    weights = _unpickle(path, payload)
+    weights = unwrap(read_plain(path))
     if not isinstance(weights, dict) or not all(_is_plain(key, value) for key, value in weights.items()):
         raise CheckpointError(f"{path}: holds no state dict of a network")
     weights, expected = _without_unused(adapt(weights), net), net.state_dict()

@@ -27,6 +27,8 @@ def did_you_mean(name: str, known: list[str]) -> str:
 class Registry(Generic[T]):
     """Classes of one kind, one file each: `<package>/<NAME><suffix>.py` registers itself under NAME.
 
+    `++` in a name is `_pp` in the file's: `gradcam++` is registered by `gradcam_pp_explainer.py`.
+
     Args:
         kind: the word used in messages and the flag that chooses, for example `model`.
         package: the package that holds the files, for example `models`.
@@ -41,7 +43,7 @@ class Registry(Generic[T]):
         """Class decorator; the name must be the file's own, so that the registry can find the file."""
 
         def add(cls: type[T]) -> type[T]:
-            expected = f"{self.package}.{name}{self.suffix}"
+            expected = self._module(name)
             if cls.__module__ != expected:
                 raise ValueError(f"{self.kind} '{name}' must be defined in {expected}, not in {cls.__module__}")
             self._known[name] = cls
@@ -54,7 +56,8 @@ class Registry(Generic[T]):
         spec = importlib.util.find_spec(self.package)
         folders = (spec.submodule_search_locations or []) if spec else []
         files = [file for folder in folders for file in Path(folder).glob(f"*{self.suffix}.py")]
-        return sorted(file.stem[: len(file.stem) - len(self.suffix)] for file in files)
+        stems = [file.stem[: len(file.stem) - len(self.suffix)] for file in files]
+        return sorted(f"{stem[:-3]}++" if stem.endswith("_pp") else stem for stem in stems)
 
     def get(self, name: str) -> type[T]:
         """The class registered under `name`; imports its file only.
@@ -67,5 +70,9 @@ class Registry(Generic[T]):
             raise UnknownNameError(
                 f"--{self.kind} {name}: unknown{did_you_mean(name, known)}; known: {', '.join(known)}"
             )
-        importlib.import_module(f"{self.package}.{name}{self.suffix}")
+        importlib.import_module(self._module(name))
         return self._known[name]
+
+    def _module(self, name: str) -> str:
+        stem = f"{name[:-2]}_pp" if name.endswith("++") else name
+        return f"{self.package}.{stem}{self.suffix}"

@@ -84,9 +84,7 @@ def _basic(input_nc: int, ndf: int, norm: str, antialias: bool, **others: Any) -
     return PatchDiscriminator(input_nc, ndf, 3, norm, antialias)
 
 
-def _n_layers(
-    input_nc: int, ndf: int, n_layers: int, norm: str, antialias: bool, **others: Any
-) -> Discriminator:
+def _n_layers(input_nc: int, ndf: int, n_layers: int, norm: str, antialias: bool, **others: Any) -> Discriminator:
     return PatchDiscriminator(input_nc, ndf, n_layers, norm, antialias)
 
 

@@ -1,4 +1,4 @@
-"""Image classifiers: a small residual network of our own, and torchvision's by their names.
+"""Image classifiers: a small residual network of our own, torchvision's by their names, and a user's own module.
 
 All take images in [-1, 1] and hide what they make of them: how many channels and which normalisation a published
 network expects is settled inside.
@@ -18,18 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.networks.init import init_weights
+from models.networks.own_network import build_own, is_own
 from util.registry import did_you_mean
 
 JUDGE = "judge"
 WIDTHS = (24, 32, 64, 128)
 GROUP = 8  # channels that share a normalisation
-# Mean and deviation of ImageNet's channels: what torchvision's weights were trained with.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# These have a second head beside the last layer, which would need a loss of its own.
-_WITHOUT_AUXILIARY: Mapping[str, Mapping[str, Any]] = {
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
-}
+# These have a second head beside the last layer, which would need a loss of its own. Their published weights are for
+# images in [-1, 1]: transform_input undoes ImageNet's normalisation, as torchvision does where it loads them itself.
+_INCEPTION: Mapping[str, Any] = {"aux_logits": False, "init_weights": True, "transform_input": True}
+_MORE_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 
 
 class Classifier(nn.Module, ABC):
@@ -142,42 +140,30 @@ class JudgeNet(Classifier):
         return self.classify
 
 
-class TorchvisionNet(Classifier):
-    """A classification network of torchvision with random first weights; its state dict is torchvision's own.
-
-    Images of one channel are repeated, and all are normalised as ImageNet's: both are constants, which training from
-    random weights does not mind and published weights need.
+class WrappedNet(Classifier):
+    """A network that was not written for this project. Its state dict is its own, without a prefix: files go to and
+    fro between this class and the network alone.
 
     Args:
-        arch: a name that `torchvision.models.get_model` knows, of a classifier.
+        net: images (N, C, H, W) in [-1, 1] -> logits (N, K). Its last linear layer, or without any its last
+            convolution, makes the logits.
         num_classes: K.
 
     Raises:
-        ValueError: no such classifier.
+        ValueError: there is no such layer, or it is for another number of classes.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, arch: str, num_classes: int) -> None:
+    def __init__(self, net: nn.Module, num_classes: int) -> None:
         super().__init__()
-        from torchvision import models  # takes a second: not for those who use the judge
-
-        known = models.list_models(module=models)
-        if arch not in known:
-            raise ValueError(
-                f"no such network{did_you_mean(arch, [JUDGE, *known])}; "
-                f"known: {JUDGE}, and torchvision's {', '.join(known)}"
-            )
         self.num_classes = num_classes
-        self.net: nn.Module = models.get_model(
-            arch, weights=None, num_classes=num_classes, **_WITHOUT_AUXILIARY.get(arch, {})
-        )
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.net = net
+        last = self.last_layer()
+        found = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+        if found != num_classes:
+            raise ValueError(f"the last layer of the network gives {found} values instead of {num_classes} logits")
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.net((images.add(1).div(2).expand(-1, 3, -1, -1) - self.mean) / self.std)
+        logits: Tensor = self.net(images)
         return logits
 
     def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,11 +182,59 @@ class TorchvisionNet(Classifier):
         finally:
             handle.remove()
 
-    def last_layer(self) -> nn.Module:
+    def last_layer(self) -> nn.Linear | nn.Conv2d:
         layers = list(self.net.modules())
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-        return (linear or convolutions)[-1]  # SqueezeNet ends in a convolution and a mean
+        found = linear or convolutions  # SqueezeNet ends in a convolution and a mean
+        if not found:
+            raise ValueError("the network has no linear layer and no convolution that could make the logits")
+        return found[-1]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's own, without a prefix."""
+        return self.net.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """The inverse of `state_dict`."""
+        return self.net.load_state_dict(state_dict, strict, assign)
+
+
+class TorchvisionNet(WrappedNet):
+    """A classification network of torchvision with random first weights.
+
+    Images of one channel are repeated, and all are normalised as the published weights expect it, nearly always by
+    ImageNet's mean and deviation: both are constants, which training from random weights does not mind.
+
+    Args:
+        arch: a name that `torchvision.models.get_model` knows, of a classifier.
+        num_classes: K.
+
+    Raises:
+        ValueError: no such classifier.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, arch: str, num_classes: int) -> None:
+        from torchvision import models  # takes a second: not for those who use the judge
+
+        known = models.list_models(module=models)
+        if arch not in known:
+            raise ValueError(
+                f"no such network{did_you_mean(arch, [JUDGE, *known])}; "
+                f"known: {JUDGE}, torchvision's {', '.join(known)}, and your own as MODULE:FUNCTION"
+            )
+        more = _MORE_ARGUMENTS.get(arch, {})
+        super().__init__(models.get_model(arch, weights=None, num_classes=num_classes, **more), num_classes)
+        expected = models.get_model_weights(arch).DEFAULT.transforms()
+        for name, values in (("mean", expected.mean), ("std", expected.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net((images.add(1).div(2).expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return logits
 
     def adapted(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
         # Of the published files, some hold a second head, and DenseNet's have names of an older version.
@@ -209,25 +243,17 @@ class TorchvisionNet(Classifier):
             {names[key]: value for key, value in weights.items() if not key.lower().startswith("aux")}
         )
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's own, without a prefix: files go to and fro between this class and torchvision."""
-        return self.net.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """The inverse of `state_dict`."""
-        return self.net.load_state_dict(state_dict, strict, assign)
-
 
 def build_classifier(arch: str, num_classes: int, input_nc: int, generator: torch.Generator) -> Classifier:
     """A classifier with random first weights.
 
     Args:
-        arch: `judge`, or a classifier of torchvision.
+        arch: `judge`, a classifier of torchvision, or MODULE:FUNCTION of the user's own.
         input_nc: channels of the images, 1 or 3.
         generator: of the weights, on the CPU.
 
     Raises:
-        ValueError: an unknown name, or fewer than 2 classes.
+        ValueError: an unknown name, a module of the user's own that cannot be used, or fewer than 2 classes.
     """
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator when they are made
         if arch == JUDGE:
@@ -237,6 +263,8 @@ def build_classifier(arch: str, num_classes: int, input_nc: int, generator: torc
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}, but a classifier needs at least 2")
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        if is_own(arch):
+            return WrappedNet(build_own(arch, num_classes), num_classes)
         return TorchvisionNet(arch, num_classes)
 
 

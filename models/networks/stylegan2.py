@@ -215,9 +215,10 @@ def minibatch_deviation(x: Tensor, group: int) -> Tensor:
     """
     images = len(x)
     size = next(size for size in range(min(group, images), 0, -1) if images % size == 0)
-    groups = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (images // size, size))
+    groups = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(images // size, size, *x.shape[1:])
     deviation = (groups.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
-    return deviation.repeat_interleave(size)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
+    each: Tensor = deviation.repeat_interleave(size)
+    return each[:, None, None, None].expand(-1, 1, *x.shape[-2:])
 
 
 class StyleGAN2Discriminator(nn.Module):
@@ -302,7 +303,7 @@ class TileStyleGAN2Discriminator(nn.Module):
 
 def power_of_two(size: int) -> int:
     """The power of two nearest to a number, on a scale of octaves."""
-    return 2 ** round(math.log2(size))
+    return 1 << max(round(math.log2(size)), 0)
 
 
 def _width(side: float, area: int, most: int) -> int:

@@ -15,8 +15,9 @@ import torch
 from data import DATASETS
 from data.base import DataError
 from data.checkup import at_equal_distances
-from data.classes_dataset import IMAGENETTE, ClassesDataset, hold_out
+from data.classes_dataset import ClassesDataset, hold_out
 from data.domain import save_formats
+from data.imagenette import IMAGENETTE
 from data.images import ImageError, decode
 from data.sampler import SampleKey
 from options.parse import OPTIONS_FILE, RunOptions, train_options
@@ -307,8 +308,9 @@ def test_labels_that_make_no_classifier_are_one_line(root: Path, options: Option
 
 
 def test_a_missing_folder_is_named(tmp_path: Path, options: Options) -> None:
-    with pytest.raises(DataError, match=r"has no folder trainA$"):
+    with pytest.raises(DataError, match=r"has no folder trainA; for Imagenette add --download, or unpack https"):
         open_set(options())
+    (tmp_path / "trainA").mkdir()
     with pytest.raises(DataError, match=r"has no folder trainB$"):
         open_set(options("--domain", "B"))
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from util.engine.schedule import end_epoch, linear_factor, make_scheduler
+from util.engine.schedule import Plateau, end_epoch, linear_factor, load_scheduler, make_scheduler
 
 
-def rates(policy: str, epochs: int, losses: list[float] | None = None, **changes: int) -> list[float]:
+def rates(policy: str, epochs: int, losses: list[float] | None = None, **changes: Any) -> list[float]:
     """The learning rate of each epoch, from 1 at first."""
     arguments: dict[str, Any] = {"n_epochs": 3, "n_epochs_decay": 2, "epoch_count": 1, "lr_decay_iters": 2}
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -57,6 +57,24 @@ def test_plateau_waits_five_epochs() -> None:
     assert rates("plateau", 9, falling) == [1.0] * 9
     hardly = [1 - 0.001 * e for e in range(9)]
     assert rates("plateau", 9, hardly)[-1] == pytest.approx(0.2)
+
+
+def test_plateau_by_its_own_numbers() -> None:
+    """Half after more than 1 epoch without a loss 20 % below the best, and never below 0.3."""
+    how = Plateau(factor=0.5, patience=1, threshold=0.2, min_lr=0.3)
+    assert rates("plateau", 8, [1.0] * 8, plateau=how) == pytest.approx([1, 1, 1, 0.5, 0.5, 0.3, 0.3, 0.3])
+    assert rates("plateau", 4, [1.0, 0.85, 0.81, 0.7], plateau=how)[-1] == pytest.approx(0.5)
+    assert rates("plateau", 4, [1.0, 0.75, 0.6, 0.4], plateau=how)[-1] == 1
+
+
+def test_none_is_constant_also_after_a_pause_with_another_rate() -> None:
+    assert rates("none", 5) == [1] * 5
+    optimizers = [SGD([torch.zeros(1, requires_grad=True)], lr=lr) for lr in (1.0, 0.25)]
+    first, again = (make_scheduler(optimizer, "none", 3, 2, 1, 2) for optimizer in optimizers)
+    end_epoch(first, 0.0)
+    load_scheduler(again, first.state_dict())
+    end_epoch(again, 0.0)
+    assert optimizers[1].param_groups[0]["lr"] == 0.25
 
 
 def test_unknown_policy() -> None:

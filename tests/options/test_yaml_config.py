@@ -39,7 +39,7 @@ def test_each_option_is_on_a_line_of_its_own_under_its_groups_title() -> None:
     assert "max_dataset_size: .inf" in lines
     assert lines[len(fields_of(groups.Data)) + 1 :][:2] == [
         "",
-        "# optimisation: Adam for each network, adversarial loss, precision",
+        "# optimisation: an optimiser for each network, adversarial loss, precision",
     ]
 
 

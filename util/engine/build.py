@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from data.sampler import GlobalBatchSampler
 from util import ranks
 from util.engine.run_state import Position
-from util.engine.schedule import make_scheduler
+from util.engine.schedule import Plateau, make_scheduler
 from util.engine.signals import left_to_the_main_process
 from util.engine.step import Precision
 from util.engine.trainer import Evaluate, Frequencies, Outputs, Trainer
@@ -136,14 +136,23 @@ def trainer_from(
 def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
     """One optimiser for each network that has parameters."""
     opt = run.optim
-    make: Any = SGD if opt.optimizer == "sgd" else partial(Adam, betas=(opt.beta1, opt.beta2))
+    betas = (opt.beta1, opt.beta2)
+    kinds: dict[str, Any] = {
+        "adam": partial(Adam, betas=betas),
+        "adamw": partial(AdamW, betas=betas),
+        "sgd": partial(SGD, momentum=opt.momentum),
+    }
+    make = partial(kinds[opt.optimizer], lr=opt.lr, weight_decay=opt.weight_decay)
     trained = {name: list(net.parameters()) for name, net in model.nets.items()}
-    return {name: make(parameters, lr=opt.lr) for name, parameters in trained.items() if parameters}
+    return {name: make(parameters) for name, parameters in trained.items() if parameters}
 
 
 def schedulers_from(run: RunOptions, optimizers: Mapping[str, Optimizer], first_epoch: int) -> dict[str, LRScheduler]:
     """The learning rate's schedule of each optimiser, from the epoch of that number on."""
     schedule = run.schedule
+    plateau = Plateau(
+        schedule.plateau_factor, schedule.plateau_patience, schedule.plateau_threshold, schedule.plateau_min_lr
+    )
     return {
         name: make_scheduler(
             optimizer,
@@ -152,6 +161,7 @@ def schedulers_from(run: RunOptions, optimizers: Mapping[str, Optimizer], first_
             schedule.n_epochs_decay,
             first_epoch,
             schedule.lr_decay_iters,
+            plateau,
         )
         for name, optimizer in optimizers.items()
     }

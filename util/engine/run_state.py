@@ -37,6 +37,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "loss_sum": trainer.loss_sum,
         "nonfinite": trainer.nonfinite.state(),
         "bad_images": trainer.bad_images.state(),
+        "early_stopping": trainer.early_stopping.state(),
         "files": trainer.loader.dataset.file_names,  # type: ignore[attr-defined]
         "world_size": ranks.world_size(),
         "steps_per_epoch": len(trainer.sampler),
@@ -68,6 +69,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         trainer.model.load_extra_state(state["model"])
         trainer.nonfinite.load(state["nonfinite"])
         trainer.bad_images.load(state)
+        trainer.early_stopping.load(state.get("early_stopping", {}))
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """When and how --lr_policy plateau lets the rate fall.
+
+    Attributes:
+        factor: of the rate at each fall.
+        patience: epochs without a lower loss before a fall.
+        threshold: share of the lowest loss by which a lower one must be lower.
+        min_lr: it falls no further.
+    """
+
+    factor: float = 0.2
+    patience: int = 5
+    threshold: float = 0.01
+    min_lr: float = 0.0
 
 
 def make_scheduler(
@@ -17,14 +35,16 @@ def make_scheduler(
     n_epochs_decay: int,
     epoch_count: int,
     lr_decay_iters: int,
+    plateau: Plateau | None = None,
 ) -> LRScheduler:
     """The scheduler of one optimiser, stepped once at the end of each epoch.
 
     Args:
         policy: linear (constant for n_epochs, then straight to zero one epoch after the last), step (a tenth
-            every lr_decay_iters epochs), plateau (a fifth after 5 epochs without a lower G loss), cosine
-            (over n_epochs).
+            every lr_decay_iters epochs), plateau (falls after epochs without a lower loss), cosine (over n_epochs),
+            none (constant).
         epoch_count: number of the first epoch.
+        plateau: a fifth after 5 epochs, as CUT's, unless given.
 
     Raises:
         ValueError: an unknown policy.
@@ -34,10 +54,15 @@ def make_scheduler(
     if policy == "step":
         return StepLR(optimizer, lr_decay_iters, gamma=0.1)
     if policy == "plateau":
-        return ReduceLROnPlateau(optimizer, factor=0.2, threshold=0.01, patience=5)
+        how = plateau or Plateau()
+        return ReduceLROnPlateau(
+            optimizer, factor=how.factor, threshold=how.threshold, patience=how.patience, min_lr=how.min_lr
+        )
     if policy == "cosine":
         return CosineAnnealingLR(optimizer, T_max=max(1, n_epochs))
-    raise ValueError(f"--lr_policy {policy}: choose one of linear, step, plateau, cosine")
+    if policy == "none":
+        return LambdaLR(optimizer, lambda done: 1.0)
+    raise ValueError(f"--lr_policy {policy}: choose one of linear, step, plateau, cosine, none")
 
 
 def linear_factor(epoch: int, n_epochs: int, n_epochs_decay: int) -> float:
@@ -59,8 +84,8 @@ def end_epoch(scheduler: LRScheduler, loss: float) -> None:
 def load_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
     """Restore a scheduler, after its optimiser.
 
-    A linear one then goes by the options of this command, not by those it was saved with: a run that ended with a
-    rate of zero can be made longer. The others depend on their past.
+    A linear or constant one then goes by the options of this command, not by those it was saved with: a run that
+    ended with a rate of zero can be made longer. The others depend on their past.
     """
     if not isinstance(scheduler, LambdaLR):
         scheduler.load_state_dict(dict(state))

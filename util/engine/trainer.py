@@ -19,6 +19,7 @@ from tqdm import tqdm
 from util import checkpoint, ranks
 from util.engine.bad_images import BadImages
 from util.engine.disk import Disk
+from util.engine.early_stopping import BEST, EarlyStopping
 from util.engine.ema import WeightAverage
 from util.engine.faults import NonFiniteLossError, NonFinitePolicy, check_weights
 from util.engine.run_state import Position, collect, restore
@@ -111,6 +112,8 @@ class Trainer:
         self.bad_images = BadImages(loader.dataset, outputs.folder)
         self.position = Position(epoch=self.first_epoch)
         self.disk = Disk(say)
+        self.early_stopping = EarlyStopping(model.patience, model.best_by)
+        self.early_stopping.check(loader.dataset.validation)  # type: ignore[attr-defined]
         self._panel_at = (-1, -1)  # epoch and step of the newest panel
         self.loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
 
@@ -137,13 +140,26 @@ class Trainer:
                     return False
         inside = self.position.step_in_epoch > 0  # max_iters ended the run inside an epoch
         if inside:
-            self._validate(self._moment(0.0, 0.0))
+            self._validate(self._moment(0.0, 0.0), whole=False)
+        # The state first: who makes the run longer goes on from its last weights, as if it had never ended.
         self.save("latest", must=True)
+        self._take_best()
         self._write_panel(self.position.epoch if inside else self.position.epoch - 1)
         return True
 
     def _done(self) -> bool:
-        return bool(self.max_iters) and self.position.step >= self.max_iters
+        return (bool(self.max_iters) and self.position.step >= self.max_iters) or self.early_stopping.over
+
+    def _take_best(self) -> None:
+        """The best weights become the run's, where early stopping has kept them."""
+        if not self.early_stopping.restore(self.model):
+            return
+        self._say(self.early_stopping.describe())
+        with self.disk.sparing(must=True):
+            if ranks.is_first():
+                for label in (BEST, "latest"):
+                    self._write_weights(label)
+        ranks.barrier()
 
     def _run_epoch(self, bar: tqdm[Any], stop: StopRequest) -> bool:
         started, epoch, first_step = time.monotonic(), self.position.epoch, self.position.step_in_epoch
@@ -216,13 +232,13 @@ class Trainer:
         done, moment = self.position, self._moment(0.0, 0.0)
         mean = torch.tensor(self.loss_sum / max(1, done.step_in_epoch), dtype=torch.float64)
         loss = float(ranks.mean_over_ranks(mean.to(self.model.device, torch.float32)))
-        for scheduler in self.schedulers.values():
-            end_epoch(scheduler, loss)
         self.loss_sum = 0.0
         self.position = replace(done, epoch=done.epoch + 1, step_in_epoch=0)
+        measured = self._validate(moment)
+        for scheduler in self.schedulers.values():
+            end_epoch(scheduler, measured.get(self.model.plateau_by, loss))
         rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         self._say(f"end of epoch {done.epoch} / {self.last_epoch}: {seconds:.0f} s, learning rate now {rate:.7f}")
-        self._validate(moment)
         number = done.epoch - self.first_epoch + 1
         # The state comes last: a kill before it makes all of this again.
         if _crossed(number - 1, number, self.frequencies.panel_epochs) or number == 1:
@@ -258,15 +274,23 @@ class Trainer:
         self._scalars(moment, {f"eval_{name}": value for name, value in values.items()})
         return not left
 
-    def _validate(self, moment: Moment) -> None:
-        """Log how the model does on held-out images, where the data set has any."""
+    def _validate(self, moment: Moment, whole: bool = True) -> dict[str, float]:
+        """Log how the model does on held-out images, where the data set has any, and keep the best weights.
+
+        Args:
+            whole: at the end of an epoch, not inside one.
+        """
         held_out: Dataset | None = self.loader.dataset.validation  # type: ignore[attr-defined]
         if held_out is None:
-            return
+            return {}
         with torch.no_grad(), self.model.evaluating():
             values = self.model.validate(self._info(), self._read_held_out(held_out))
         self._tell()
-        self._scalars(moment, values)
+        better = self.early_stopping.observe(values, moment.epoch, self.model, whole)
+        self._scalars(moment, values | self.early_stopping.scalars())
+        if better:
+            self.export(BEST)
+        return values
 
     def close(self) -> None:
         """Let every sink write what it still holds."""
