@@ -1,8 +1,9 @@
 """Two processes equal one process with twice the batch.
 
 Stated exceptions: batch norm, --nce_includes_all_negatives_from_minibatch and --pool_size mix the images of one process
-only, dropout draws by process, and the monitors that remember maps of earlier images do so by process. Optimisers other
-than SGD turn round-off into steps of full size where a gradient is nearly zero.
+only (--mbstd_group mixes neighbours, so that processes with whole groups agree with one), dropout draws by process, and
+the monitors that remember maps of earlier images do so by process. Optimisers other than SGD turn round-off into steps
+of full size where a gradient is nearly zero.
 
 Most cases run in double precision: losses with kinks (L1, minimum and maximum of a map) multiply a difference by
 about 100 in every step, also between two runs of one process, so that round-off of single precision passes 1e-5
@@ -64,6 +65,13 @@ CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
     ),
     "cycle_gan": (("--model", "cycle_gan", "--pool_size", 0), {}),
     "dclgan wgangp": (("--model", "dclgan", "--gan_mode", "wgangp"), {}),
+    "sincut": (
+        (
+            *("--model", "sincut", "--netG", "stylegan2", "--ngf", 1, "--ndf", 1, "--mbstd_group", 2, "--lr", 0.02),
+            *("--max_dataset_size", 1, "--crops_per_epoch", 5, "--nce_includes_all_negatives_from_minibatch", False),
+        ),
+        {},
+    ),
     "pix2pix": (
         ("--model", "pix2pix", "--normG", "instance", "--normD", "instance", "--no_dropout", "--lr", 0.002),
         {"count": (5, 5)},
@@ -77,6 +85,7 @@ TERMS = {  # where they are not CUT's
     "classifier": {"C", "CLS"},
     "cycle_gan": {"D", "D_A_fake", "D_B_real", "G", "G_GAN_A", "CYC_A", "CYC_B", "IDT_B"},
     "dclgan": {"D", "D_A_GP", "D_B_real", "G", "G_GAN_B", "NCE_A", "NCE_B", "IDT_A"},
+    "sincut": {"D", "D_fake", "D_real", "D_R1", "G", "G_GAN", "NCE", "NCE_Y", "IDT"},
     "pix2pix": {"D", "D_fake", "D_real", "G", "G_GAN", "L1"},
 }
 Runs = dict[str, tuple[Path, Path]]  # one process, two processes

@@ -31,6 +31,10 @@ CUTCAM = (
     *("--cls_start_epoch", 0, "--cam_start_epoch", 0, "--monitor_freq", 4),
 )
 SRUNIT = ("--model", "srunit", "--inact_epochs", 1, "--D_noise", 0.1, "--monitor_freq", 4)
+SINCUT = (
+    *("--model", "sincut", "--netG", "stylegan2", "--ngf", 1, "--ndf", 1),
+    *("--monitor_freq", 4, "--mbstd_group", 2),
+)
 CLASSIFIER = ("--model", "classifier", "--monitor_freq", 4)
 # Three steps an epoch (5 images in batches of 2; where 4 are held out, 9) and three epochs: every kind of randomness.
 RUN = ("--batch_size", 2, "--n_epochs", 2, "--n_epochs_decay", 1)
@@ -69,6 +73,12 @@ CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, s
     ),
     "dclgan, pool, epoch's end": (("--model", "dclgan", "--pool_size", 3), True, 3),
     "pix2pix, batch norm, dropout, five pairs": (("--model", "pix2pix", "--normG", "batch"), True, 4),
+    "sincut, one image, mid-epoch": ((*SINCUT, "--max_dataset_size", 1, "--crops_per_epoch", 5), True, 4),
+    "sincut, lazy R1, bf16, workers": (
+        (*SINCUT, "--dataset_mode", "unaligned", "--r1_every", 2, "--amp", "bf16", "--num_threads", 2),
+        True,
+        3,
+    ),
     "classifier, held-out images, mid-epoch": ((*CLASSIFIER, "--val_share", 0.4), True, 4),
     "classifier, plateau, epoch's end": ((*CLASSIFIER, "--lr_policy", "plateau", "--val_share", 0), True, 3),
     "cutcam, warm-up and flips": (
@@ -156,7 +166,7 @@ def test_stopped_and_continued_equals_unbroken(
     whole = train_run("whole", images, *RUN, *flags)
     unbroken = list(order)
     assert len(unbroken) == 9
-    assert len(set(unbroken)) > 3  # another order and other targets in every epoch
+    assert len(set(unbroken)) > 3 or "one image" in case  # another order and other targets in every epoch
     order.clear()
     with monkeypatch.context() as patch:
         patch.setattr(train, "StopRequest", lambda: StopAfter(stop))

@@ -33,6 +33,7 @@ FULL: dict[str, tuple[object, ...]] = {
     "dclgan": (),
     "pix2pix": ("--normG", "instance", "--normD", "instance", "--no_dropout"),  # its defaults mix images, or draw
     "srunit": ("--inact_epochs", 0, "--D_noise", 0.1),
+    "sincut": ("--netG", "stylegan2", "--ngf", 1, "--ndf", 1, "--max_dataset_size", 1, "--crops_per_epoch", 4),
 }
 
 # Networks that each term's gradient reaches, by phase, with FULL and --gan_mode wgangp.
@@ -53,6 +54,7 @@ REACHES: dict[str, dict[str, dict[str, str]]] = {
     "dclgan": {"D": BOTH_D, "G": BOTH_G | {"NCE_A": "G_AG_BF2", "NCE_B": "G_AG_BF1"}},
     "pix2pix": {"D": CUT_REACHES["D"], "G": {"G_GAN": "G", "L1": "G"}},
     "srunit": {"D": CUT_REACHES["D"], "G": CUT_REACHES["G"] | {"SR": "GF"}},
+    "sincut": {"D": CUT_REACHES["D"] | {"D_R1": "D"}, "G": CUT_REACHES["G"] | {"IDT": "G"}},
 }
 
 COMMON: dict[str, tuple[object, ...]] = {
@@ -89,6 +91,13 @@ OWN: dict[str, dict[str, tuple[object, ...]]] = {
         "v1 released": ("--reg_type", "v1", "--reg_mode", "released"),
         "quotient": ("--reg_mode", "quotient", "--reg_detach"),
         "grey": ("--input_nc", 1, "--output_nc", 1, "--reg_relative"),
+    },
+    "sincut": {
+        "hinge": ADVERSARIAL["hinge"],
+        "minibatch deviation": ("--mbstd_group", 2),
+        "tiles": ("--netD", "tilestylegan2", "--D_patch_size", 16, "--nce_idt", False),
+        "small, no zoom": ("--netG", "smallstylegan2", "--preprocess", "scale_width_and_crop"),
+        "networks of CUT": ("--netG", "resnet_4blocks", "--ngf", 8, "--netD", "basic", "--CUT_mode", "FastCUT"),
     },
     "classifier": {"grey": ("--input_nc", 1, "--label_smoothing", 0)},
     "cycle_gan": ADVERSARIAL
@@ -185,8 +194,8 @@ def test_no_weight_is_left_out(bench: BenchMaker, model: str) -> None:
         assert not idle, f"{name}: no gradient on {idle}"
 
 
-# Terms that are no mean over images: none yet. Two processes equal one only where there are none.
-CROSSING: dict[str, set[str]] = {}
+# Terms that are no mean over images. Two processes equal one only where there are none.
+CROSSING: dict[str, set[str]] = {"sincut": {"NCE", "NCE_Y"}}  # external negatives
 
 
 @pytest.mark.parametrize("model", MODELS.names())
@@ -239,7 +248,7 @@ def test_each_phase_learns_one_batch_with_the_others_frozen(bench: BenchMaker, m
 
 UNWEIGHTED = {"classifier"}  # models of one term
 ZERO = {  # of every model that has a weight of that name
-    "lambda_GAN": {"G_GAN", "D_fake", "D_real", "D_GP", "D", "G_GAN_A", "G_GAN_B", *BOTH_D},
+    "lambda_GAN": {"G_GAN", "D_fake", "D_real", "D_GP", "D_R1", "D", "G_GAN_A", "G_GAN_B", *BOTH_D},
     "lambda_NCE": {"NCE", "NCE_Y", "NCE_A", "NCE_B"},
     "lambda_GP": {"D_GP", "D_A_GP", "D_B_GP"},
     "lambda_CLS": {"CLS"},
@@ -248,7 +257,8 @@ ZERO = {  # of every model that has a weight of that name
     "lambda_EDGE": {"EDGE"},
     "lambda_A": {"CYC_A", "IDT_B"},
     "lambda_B": {"CYC_B", "IDT_A"},
-    "lambda_identity": {"IDT_A", "IDT_B"},
+    "lambda_identity": {"IDT_A", "IDT_B", "IDT"},
+    "lambda_R1": {"D_R1"},
     "lambda_L1": {"L1"},
 }
 

@@ -98,8 +98,8 @@ def test_gradients_reach_every_parameter(netD: str, norm: str) -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"unknown netD 'stylegan2'.*basic, n_layers, pixel"):
-        build_discriminator("stylegan2")
+    with pytest.raises(ValueError, match=r"unknown netD 'patch'.*basic, n_layers, pixel, stylegan2"):
+        build_discriminator("patch")
     with pytest.raises(ValueError, match="n_layers_D is 0"):
         build_discriminator("n_layers", n_layers=0)
 
