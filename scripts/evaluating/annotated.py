@@ -44,11 +44,19 @@ def boxes_of(run: RunOptions, wanted: Evaluation, phase: str, source: ImageSet) 
     Raises:
         DataError: a table or a folder cannot be used.
     """
-    root = Path(run.data.dataroot)
-    names = below(root, source.files)
-    table = Path(wanted.boxes) if wanted.boxes else root / "boxes.csv"
-    folder = Path(wanted.masks) if wanted.masks else root / f"masks_{phase}"
-    with_boxes, with_masks = bool(wanted.boxes) or table.is_file(), bool(wanted.masks) or folder.is_dir()
+    return find_boxes(Path(run.data.dataroot), phase, source.files, wanted.boxes, wanted.masks)
+
+
+def find_boxes(root: Path, phase: str, files: Sequence[Path], boxes: str | None, masks: str | None) -> Boxes | None:
+    """Targets of images from a table and a folder, or where none are given from those in the data root, if there.
+
+    Raises:
+        DataError: a table or a folder cannot be used.
+    """
+    names = below(root, files)
+    table = Path(boxes) if boxes else root / "boxes.csv"
+    folder = Path(masks) if masks else root / f"masks_{phase}"
+    with_boxes, with_masks = bool(boxes) or table.is_file(), bool(masks) or folder.is_dir()
     if not with_boxes and not with_masks:
         return None
     return Boxes(
