@@ -77,6 +77,23 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def parts(self, count: int) -> list[Batch]:
+        """As many batches of equal size, in order; which files were skipped stays with the first.
+
+        Raises:
+            ValueError: the samples cannot be shared out evenly.
+        """
+        total = len(self.path_A)
+        if count == 1:
+            return [self]
+        if total % count:
+            raise ValueError(f"a batch of {total} samples has no {count} equal parts")
+        size = total // count
+        cut = [
+            {item.name: _cut(getattr(self, item.name), n * size, size) for item in fields(self)} for n in range(count)
+        ]
+        return [replace(self, **{**part, "skipped": self.skipped if n == 0 else ()}) for n, part in enumerate(cut)]
+
     @property
     def target(self) -> Tensor:
         """B, for models that need it.
@@ -85,7 +102,9 @@ class Batch:
             DataError: the batch was read from the source domain alone.
         """
         if self.B is None:
-            raise DataError("this batch holds the source domain only; training needs --dataset_mode unaligned")
+            raise DataError(
+                "this batch holds the source domain only; training needs --dataset_mode unaligned or aligned"
+            )
         return self.B
 
     def pin_memory(self) -> Batch:
@@ -96,6 +115,10 @@ class Batch:
             if isinstance(value := getattr(self, item.name), Tensor)
         }
         return replace(self, **pinned)
+
+
+def _cut(value: Any, start: int, size: int) -> Any:
+    return None if value is None else value[start : start + size]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

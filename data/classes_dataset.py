@@ -32,6 +32,7 @@ from data.domain import (
     load_classes,
     load_formats,
     open_domain,
+    part_of,
     preprocess_from,
 )
 from data.imagenette import IMAGENETTE, how_to_get, imagenette_root
@@ -272,16 +273,6 @@ def _kept_domain(run: RunOptions, folder: Path, like: Domain, files: list[Path])
         raise DataError(f"{lost}: has lost its label since this epoch began; give it back, or go on with all labels")
     check_classes(run, labels, files)
     return replace(like, files=files, labels=labels, numbers=found.numbers)
-
-
-def part_of(domain: Domain, numbers: Sequence[int]) -> Domain:
-    """The files of these numbers, in this order."""
-    return replace(
-        domain,
-        files=[domain.files[n] for n in numbers],
-        labels=[domain.labels[n] for n in numbers],
-        numbers=[domain.numbers[n] for n in numbers],
-    )
 
 
 def hold_out(names: Sequence[str], labels: Sequence[int], share: float, seed: int) -> list[int]:

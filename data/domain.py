@@ -17,7 +17,6 @@ from data.base import (
     UNKNOWN,
     DataError,
     check_labels,
-    domain_folder,
     labels_from_folders,
     labels_from_table,
     read_labels,
@@ -25,6 +24,7 @@ from data.base import (
 )
 from data.checkup import BadImage, Checkup, check_kept, check_up, reason_of, require_usable, say_skipped
 from data.images import DomainFormat, ImageError, Window, WindowRule, decode, estimate_format, parse_window
+from data.pairing import cut_half, place_of
 from data.transforms import Preprocess
 from options.schema import Group, OptionError, fields_of, option, shorten
 from util import ranks
@@ -62,6 +62,7 @@ class Domain:
     Args:
         numbers: the place of each file in its folder, those counted that were left out at the start.
         skip_bad: another file is read where one cannot be.
+        half: the part of each image that shows the domain: left, right, or all of it (empty).
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Domain:
     class_names: Mapping[int, str] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
     skip_bad: bool = False
+    half: str = ""
 
     def read(self, file: int) -> Tensor:
         """File number `file`, (channels, H, W) in [0, 1].
@@ -80,7 +82,7 @@ class Domain:
             ImageError: it cannot be read.
         """
         try:
-            return decode(self.files[file], self.channels, self.format)
+            return cut_half(decode(self.files[file], self.channels, self.format), self.half, self.files[file])
         except ImageError as error:
             if self.skip_bad:
                 raise
@@ -112,18 +114,43 @@ class Domain:
 
 
 def open_domain(
-    found: Checkup, channels: int, window: str, *, seed: int, known: DomainFormat | None = None, skip_bad: bool = False
+    found: Checkup,
+    channels: int,
+    window: str,
+    *,
+    seed: int,
+    known: DomainFormat | None = None,
+    skip_bad: bool = False,
+    half: str = "",
 ) -> Domain:
     """Settle how the files of a folder map to intensities.
 
     Args:
         window: rule of `--window_A` and `--window_B`, used unless the format is `known` from the run.
+        half: as in `Domain`.
 
     Raises:
         ImageError: the files cannot be used.
+        OptionError: a window that halves of images do not have.
     """
-    fmt = known or estimate_format(found.good, _rule(window), seed, skip_bad)
-    return Domain(found.folder, found.files, fmt, channels, numbers=found.numbers, skip_bad=skip_bad)
+    rule = _rule(window)
+    if half and not known and rule.kind != "counts" and (rule.kind != "auto" or found.depth != "uint8"):
+        raise OptionError(
+            f"--window_A or --window_B {window}: a window from the pixels would mix the two images that stand side by "
+            f"side in {printable(found.folder)}; give both as LO,HI in counts"
+        )
+    fmt = known or estimate_format(found.good, rule, seed, skip_bad)
+    return Domain(found.folder, found.files, fmt, channels, numbers=found.numbers, skip_bad=skip_bad, half=half)
+
+
+def part_of(domain: Domain, numbers: Sequence[int]) -> Domain:
+    """The files of these numbers, in this order."""
+    return replace(
+        domain,
+        files=[domain.files[n] for n in numbers],
+        labels=[domain.labels[n] for n in numbers] if domain.labels else [],
+        numbers=[domain.numbers[n] for n in numbers],
+    )
 
 
 def _rule(window: str) -> WindowRule:
@@ -213,12 +240,16 @@ def check_classes(run: RunOptions, labels: Sequence[int], files: Sequence[Path])
 
 
 def open_domains(
-    run: RunOptions, phase: str = "train", kept: Mapping[str, Sequence[str]] | None = None
+    run: RunOptions,
+    phase: str = "train",
+    kept: Mapping[str, Sequence[str]] | None = None,
+    most: float | None = None,
 ) -> tuple[Domain, Domain, list[str]]:
     """Source (with its labels) and target of a run, with the formats the run has kept if it has any.
 
     Args:
         kept: names below the data root of "source" and "target" files that the run counts, to be kept as they are.
+        most: files of each domain that are looked at; None: --max_dataset_size.
 
     Returns:
         The domains, and a line for each file that cannot be used.
@@ -234,15 +265,16 @@ def open_domains(
     if again and formats is None:  # to choose windows anew would silently change what counts mean
         raise DataError(f"{run.folder}: holds no {DOMAINS_FILE}; restore it from a copy of the run")
     known = formats or (None, None)
-    folders = [domain_folder(root, phase, side) for side in sides]
-    found = _look(run, folders, known, kept)
+    places = [place_of(root, phase, side, data.dataset_mode) for side in sides]
+    found = _look(run, [place.folder for place in places], known, kept, data.max_dataset_size if most is None else most)
+    channels = nets.input_nc, nets.output_nc
     source, target = (
-        open_domain(one, channels, windows[side], seed=run.experiment.seed, known=fmt, skip_bad=skip)
-        for one, side, channels, fmt in zip(found, sides, (nets.input_nc, nets.output_nc), known, strict=True)
+        open_domain(one, count, windows[side], seed=run.experiment.seed, known=fmt, skip_bad=skip, half=place.half)
+        for one, side, count, fmt, place in zip(found, sides, channels, known, places, strict=True)
     )
     labels, names = labels_for(source, root, run.dataset, classes)  # type: ignore[arg-type]
     check_classes(run, labels, source.files)
-    bad = [line for one in found for line in one.lines] if skip else []
+    bad = list(dict.fromkeys(line for one in found for line in one.lines)) if skip else []
     return replace(source, labels=labels, class_names=names), target, bad
 
 
@@ -251,19 +283,32 @@ def _look(
     folders: Sequence[Path],
     known: Sequence[DomainFormat | None],
     kept: Mapping[str, Sequence[str]] | None,
+    most: float,
 ) -> list[Checkup]:
-    """A look at every file of the folders; the console says what is skipped."""
+    """A look at every file of the folders, one for each domain; the console says what is skipped."""
+    if folders[0] == folders[1]:  # both domains in each file
+        one = _look_at(run, folders[:1], known[:1], kept, most)[0]
+        return [one, one]
+    return _look_at(run, folders, known, kept, most)
+
+
+def _look_at(
+    run: RunOptions,
+    folders: Sequence[Path],
+    known: Sequence[DomainFormat | None],
+    kept: Mapping[str, Sequence[str]] | None,
+    most: float,
+) -> list[Checkup]:
     quiet, skip = run.log.quiet or not ranks.is_first(), run.data.on_bad_image == "skip"
     depths = [fmt.depth if fmt else "" for fmt in known]
     if kept is None:
         found = [
-            check_up(folder, most=run.data.max_dataset_size, depth=depth, quiet=quiet)
-            for folder, depth in zip(folders, depths, strict=True)
+            check_up(folder, most=most, depth=depth, quiet=quiet) for folder, depth in zip(folders, depths, strict=True)
         ]
         require_usable(found, skip)
     else:
         root = Path(run.data.dataroot)
-        lists = [[root / name for name in kept[domain]] for domain in ("source", "target")]
+        lists = [[root / name for name in kept[domain]] for domain in ("source", "target")[: len(folders)]]
         found = [
             check_kept(folder, files, depth=depth, quiet=quiet)
             for folder, files, depth in zip(folders, lists, depths, strict=True)

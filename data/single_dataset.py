@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 from tqdm import tqdm
 
-from data.base import BAD_IMAGES_FILE, DATASETS, UNKNOWN, DataError, Dataset, Sample, domain_folder
-from data.checkup import BadImage, check_up, reason_of, require_usable, say_skipped, shortlist
+from data.base import BAD_IMAGES_FILE, DATASETS, UNKNOWN, DataError, Dataset, Sample
+from data.checkup import BadImage, check_up, reason_of, require_usable, say_skipped, scan_folder, shortlist
 from data.domain import (
     DOMAINS_FILE,
     Domain,
@@ -25,6 +25,7 @@ from data.domain import (
     target_format,
 )
 from data.images import DomainFormat, ImageError
+from data.pairing import HALVES, pairs_of_files, place_of
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError
@@ -111,17 +112,19 @@ class SingleDataset(Dataset):
         """
         data, root = run.data, Path(run.data.dataroot)
         formats = load_formats(run.folder)
+        if formats and run.turned:
+            formats = formats[1], formats[0]
         if formats is None and not run.published:
             raise DataError(f"{run.folder}: holds no {DOMAINS_FILE}; train.py writes it when a run starts")
         windows = (data.window_A, data.window_B) if data.direction == "AtoB" else (data.window_B, data.window_A)
-        folder = domain_folder(root, phase, data.direction[0], alone=data.dataset_mode == "single")
+        place = place_of(root, phase, data.direction[0], data.dataset_mode)
         known, skip = formats[0] if formats else None, data.on_bad_image == "skip"
-        found = check_up(folder, most=most, depth=known.depth if known else "", quiet=run.log.quiet, spread=spread)
+        depth = known.depth if known else ""
+        found = check_up(place.folder, most=most, depth=depth, quiet=run.log.quiet, spread=spread)
         require_usable([found], skip)
         say_skipped(found.lines, f"{BAD_IMAGES_FILE} beside the results")
-        domain = open_domain(
-            found, run.networks.input_nc, windows[0], seed=run.experiment.seed, known=known, skip_bad=skip
-        )
+        seed, channels = run.experiment.seed, run.channels[0]
+        domain = open_domain(found, channels, windows[0], seed=seed, known=known, skip_bad=skip, half=place.half)
         target = formats[1] if formats else target_format(windows[1], domain.format)
         if formats is None:
             print(f"{run.folder}: weights without windows; source read as {domain.format}, target written as {target}")
@@ -135,6 +138,28 @@ class SingleDataset(Dataset):
     def folder(self) -> Path:
         """The folder that holds the files."""
         return self._domain.folder
+
+    def partners(self, direction: str, paired: bool) -> dict[int, tuple[Path, str]]:
+        """Target images of the same split to show beside the inputs: number of an input -> file, and half of it.
+
+        Args:
+            paired: those of the same scene; else those of the same number. None are needed, and none are found where
+                nothing pairs them.
+        """
+        if self._domain.half:
+            other = HALVES[direction[-1]]
+            return {n: (file, other) for n, file in zip(self._domain.numbers, self.source_files, strict=True)}
+        if self.folder == self.root:
+            return {}
+        name = self.folder.name.removesuffix(direction[0]) + direction[-1]
+        try:
+            files = scan_folder(self.folder.with_name(name))
+            pairs = pairs_of_files(self.root, self.source_files, files, direction) if paired else []
+        except DataError:
+            return {}
+        if paired:
+            return {self._domain.numbers[a]: (files[b], "") for a, b in pairs}
+        return {number: (file, "") for number, file in enumerate(files)}
 
     def __len__(self) -> int:
         return len(self.source_files)

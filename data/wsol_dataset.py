@@ -25,9 +25,8 @@ from data.classes_dataset import (
     ClassesDataset,
     ClassesOptions,
     hold_out,
-    part_of,
 )
-from data.domain import Domain, check_classes, load_classes, load_formats, open_domain, preprocess_from
+from data.domain import Domain, check_classes, load_classes, load_formats, open_domain, part_of, preprocess_from
 from data.images import DomainFormat, image_size, read_raw
 from data.sampler import SampleKey
 from data.wsol_splits import FOLDERS, IDS, LABELS, SplitTruth, read_split, split_folder

@@ -39,8 +39,11 @@ def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True, t
         UserError: a tile that this model cannot work in.
     """
     model = MODELS.get(run.experiment.model).from_options(run)
+    if run.turned:
+        model.turn_round()
     for name in model.inference_nets:
-        load_weights(_weights_file(run.folder, run.experiment.epoch, name), model.nets[name], _flags(name))
+        file = _weights_file(run.folder, run.experiment.epoch, name, run.published)
+        load_weights(file, model.nets[name], _flags(name))
     model.to(device)
     model.train(not evaluate)
     if tile:
@@ -52,9 +55,9 @@ def load_pretrained(run: RunOptions, nets: Mapping[str, nn.Module]) -> None:
     """Begin with the exported weights of the run that --pretrained_name names, where it has them.
 
     Raises:
-        CheckpointError: there are no weights of G, or weights do not fit.
+        CheckpointError: there are no weights of the translator, or weights do not fit.
     """
-    start = run.experiment.pretrained_name
+    start, translator = run.experiment.pretrained_name, MODELS.get(run.experiment.model).translator
     folder = run.folder.parent / str(start)
     if not folder.is_dir():
         raise CheckpointError(
@@ -62,23 +65,28 @@ def load_pretrained(run: RunOptions, nets: Mapping[str, nn.Module]) -> None:
         )
     for name, net in nets.items():
         file = folder / f"{run.experiment.epoch}_net_{name}.pth"
-        if name != "G" and not file.exists():  # a run of another model
+        if name != translator and not file.exists():  # a run of another model
             print(f"{file}: does not exist, so {name} starts anew")
         else:
             load_weights(_weights_file(folder, run.experiment.epoch, name), net, _flags(name))
 
 
 def _flags(net: str) -> str:
-    return SHAPED_BY.get(net, SHAPE_OF_G)
+    return SHAPED_BY.get(net[0], SHAPE_OF_G)  # D_A and D_B are shaped as D is
 
 
-def _weights_file(folder: Path, epoch: str, net: str) -> Path:
+def _weights_file(folder: Path, epoch: str, net: str, published: bool = False) -> Path:
     """Where a network's exported weights are.
+
+    Args:
+        published: CycleGAN's authors give out the one translator of a direction as G.
 
     Raises:
         CheckpointError: not there; the message says which there are.
     """
-    file = folder / f"{epoch}_net_{net}.pth"
+    file, alone = folder / f"{epoch}_net_{net}.pth", folder / f"{epoch}_net_G.pth"
+    if published and not file.is_file() and alone.is_file():
+        return alone
     if not file.is_file():
         others = (other.name for other in folder.glob(f"*_net_{net}.pth") if other.is_file())
         found = [name.removesuffix(f"_net_{net}.pth") for name in others]
@@ -87,12 +95,13 @@ def _weights_file(folder: Path, epoch: str, net: str) -> Path:
     return file
 
 
-def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu") -> Model[Any]:
+def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu", direction: str = "") -> Model[Any]:
     """Bring a trained model back from its run folder.
 
     Args:
         folder: `<checkpoints_dir>/<name>`.
         epoch: which exported weights: latest, a number, or iter_NUMBER.
+        direction: AtoB or BtoA; empty: that of the training. The other one only where the model has a way back.
 
     Raises:
         OptionError, CheckpointError: the folder is no run, or lacks these weights.
@@ -102,4 +111,5 @@ def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu") -> 
 
     folder = Path(folder)
     flags = ["--checkpoints_dir", str(folder.parent), "--name", folder.name, "--epoch", epoch]
-    return load_trained(inference_options((), flags), torch.device(device))
+    flags += ["--direction", direction] if direction else []
+    return load_trained(inference_options((), flags, turns=True), torch.device(device))

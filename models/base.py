@@ -29,6 +29,11 @@ class State:
     batch: Batch
     info: StepInfo
 
+    def uniform(self, purpose: str) -> Tensor:
+        """(N,) draws in [0, 1), one for each image, that depend on the step and on nothing that ranks share out."""
+        draws = [torch.rand((), generator=self.info.generator(purpose, int(index))) for index in self.batch.index]
+        return torch.stack(draws).to(self.batch.A.device)
+
 
 S = TypeVar("S", bound=State)
 
@@ -71,6 +76,8 @@ class Model(ABC, Generic[S]):
     Attributes:
         nets: the networks by their name in checkpoints (`latest_net_<name>.pth`).
         inference_nets: those that translating and explaining need.
+        translator: the one of them that translates; an epoch that was exported has its weights.
+        back_translator: the network that translates the target to the source; empty where a model has none.
         phases: trained in this order in every step.
         size_multiple: sides of an image must be multiples of it.
         best_by: the value of `validate` that early stopping goes by, more is better; empty: there is none.
@@ -83,6 +90,8 @@ class Model(ABC, Generic[S]):
 
     Options: ClassVar[type[Group]]
     DATASET_MODE: ClassVar[str] = "unaligned"
+    translator: ClassVar[str] = "G"
+    back_translator: ClassVar[str] = ""
 
     nets: dict[str, nn.Module]
     inference_nets: tuple[str, ...] = ("G",)
@@ -92,6 +101,11 @@ class Model(ABC, Generic[S]):
     patience: int = 0
     keeps_best: bool = False
     plateau_by: str = ""
+
+    @property
+    def averaged_nets(self) -> tuple[str, ...]:
+        """Networks whose weights are exported as averages over steps: those that translate and explain."""
+        return self.inference_nets
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -115,6 +129,14 @@ class Model(ABC, Generic[S]):
 
     def check_translates(self) -> None:
         """Raise an OptionError where the model translates nothing."""
+
+    def turn_round(self) -> None:
+        """From now on translate the target to the source, by `back_translator`, whose weights are then the ones needed.
+
+        Raises:
+            OptionError: the model has no such network.
+        """
+        raise OptionError(f"{type(self).__name__} translates in one direction only; train with --model cycle_gan")
 
     def explain(self, source: Tensor, fake: Tensor, classes: Tensor | None = None) -> Explanation:
         """Where the model sees class evidence, in inputs and in their translations.

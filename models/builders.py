@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from models.networks import Generator, build_discriminator, build_generator, init_weights
+from models.networks.stylegan2 import SMALLEST, power_of_two
 from options.schema import OptionError, show
 from util import seeding
 
@@ -18,23 +20,31 @@ if TYPE_CHECKING:
 FIXING = {"crop", "patch", "trim", "resize", "scale_width"}
 
 
-def generator_from(run: RunOptions, purpose: str = "G") -> Generator:
+def generator_from(run: RunOptions, purpose: str = "G", back: bool = False) -> Generator:
     """The generator of a run, with its first weights.
+
+    Args:
+        purpose: what tells its first weights from another network's.
+        back: it translates the target to the source.
 
     Raises:
         OptionError: --netG is unknown, or --crop_size does not fit it.
     """
     nets = run.networks
+    _check_plain("netG", nets.netG, {"--normG batch": nets.normG == "batch", "--no_dropout False": not nets.no_dropout})
+    channels = (nets.output_nc, nets.input_nc) if back else (nets.input_nc, nets.output_nc)
     try:
         net = build_generator(
             nets.netG,
-            input_nc=nets.input_nc,
-            output_nc=nets.output_nc,
+            input_nc=channels[0],
+            output_nc=channels[1],
             ngf=nets.ngf,
             norm=nets.normG,
             dropout=not nets.no_dropout,
             antialias=not nets.no_antialias,
             antialias_up=not nets.no_antialias_up,
+            size=min(run.data.crop_size),
+            halvings=nets.stylegan2_G_num_downsampling,
             **_initial(run, purpose),
         )
     except ValueError as error:
@@ -62,21 +72,30 @@ def _nearest(side: int, multiple: int) -> int:
     return max(round(side / multiple), 1) * multiple
 
 
-def discriminator_from(run: RunOptions, purpose: str = "D") -> nn.Module:
+def discriminator_from(run: RunOptions, purpose: str = "D", channels: int = 0) -> nn.Module:
     """The discriminator of a run, with its first weights.
 
+    Args:
+        purpose: what tells its first weights from another network's.
+        channels: of what it judges; 0: those of a translation.
+
     Raises:
-        OptionError: --netD is unknown.
+        OptionError: --netD is unknown, or options do not fit it.
     """
     nets = run.networks
+    _check_plain("netD", nets.netD, {"--normD batch": nets.normD == "batch", "--spectral_norm": nets.spectral_norm})
     try:
         return build_discriminator(
             nets.netD,
-            input_nc=nets.output_nc,
+            input_nc=channels or nets.output_nc,
             ndf=nets.ndf,
             n_layers=nets.n_layers_D,
             norm=nets.normD,
             antialias=not nets.no_antialias,
+            spectral=nets.spectral_norm,
+            size=min(run.data.crop_size),
+            tile=nets.D_patch_size,
+            group=nets.mbstd_group,
             **_initial(run, purpose),
         )
     except ValueError as error:
@@ -88,6 +107,45 @@ def initialised(net: nn.Module, run: RunOptions, purpose: str, init_type: str | 
     kwargs = _initial(run, purpose)
     init_weights(net, init_type or kwargs["init_type"], kwargs["init_gain"], kwargs["generator"])
     return net
+
+
+def _check_plain(flag: str, net: str, asked: Mapping[str, bool]) -> None:
+    """Raise an OptionError where one of StyleGAN2's networks is asked for a layer that it does not have."""
+    if "stylegan2" in net and (found := [name for name, is_asked in asked.items() if is_asked]):
+        raise OptionError(f"{found[0]}: --{flag} {net} has no such layers; change it, or choose another --{flag}")
+
+
+def check_judged_size(run: RunOptions) -> None:
+    """Raise an OptionError where images in training do not have the size that a --netD of StyleGAN2's kind judges."""
+    nets, data = run.networks, run.data
+    crop, words = data.crop_size, set(data.preprocess.split("_and_"))
+    if "stylegan2" not in nets.netD:
+        return
+    if nets.netD == "tilestylegan2":
+        tile = nets.D_patch_size
+        if tile != max(power_of_two(tile), SMALLEST):
+            raise OptionError(f"--D_patch_size {tile}: must be a power of two, {SMALLEST} or more")
+        if words & {"crop", "patch"} and tile > min(crop):
+            raise OptionError(f"--D_patch_size {tile}: is larger than images of --crop_size {show(crop)}; lower it")
+    elif crop[0] != crop[1] or crop[0] != max(power_of_two(crop[0]), SMALLEST):
+        raise OptionError(
+            f"--crop_size {show(crop)}: --netD stylegan2 judges squares whose side is a power of two, {SMALLEST} or "
+            f"more, for example {max(power_of_two(min(crop)), SMALLEST)}; --netD tilestylegan2 takes other sizes"
+        )
+    elif not words & {"crop", "patch"} and (words != {"resize"} or data.load_size != crop):
+        raise OptionError(
+            f"--preprocess {data.preprocess}: --netD stylegan2 judges images of --crop_size, so it must end with crop "
+            "or patch; --netD tilestylegan2 takes other sizes"
+        )
+
+
+def check_penalty(run: RunOptions) -> None:
+    """Raise an OptionError where --gan_mode wgangp meets a discriminator that mixes images."""
+    if run.optim.gan_mode == "wgangp" and run.networks.normD == "batch":
+        raise OptionError(
+            "--gan_mode wgangp: its gradient penalty is defined per image, and --normD batch mixes images; "
+            "use --normD instance"
+        )
 
 
 def _initial(run: RunOptions, purpose: str) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class ClassifierModel(Model[ClassifierState]):
         self._images = 0
         self._validation: dict[str, float] = {}
 
+    @property
+    def averaged_nets(self) -> tuple[str, ...]:
+        """None: its schedule ends at a small learning rate, and what is held out measures the weights themselves."""
+        return ()
+
     @classmethod
     def from_options(cls, run: RunOptions) -> ClassifierModel:
         opt: ClassifierOptions = run.model  # type: ignore[assignment]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,57 +12,22 @@ from torch import Tensor, nn
 
 from models.base import MODELS, Model, Phase, State
 from models.builders import discriminator_from, generator_from, initialised, rounded_sizes
-from models.losses.gan import gan_loss, gradient_penalty
+from models.cut_options import CutOptions
+from models.losses.diff_augment import diff_augment
+from models.losses.gan import gan_loss, gradient_penalty, r1_penalty
+from models.losses.nce_weighting import Weighting
 from models.losses.patch_nce import patch_nce
 from models.networks import Generator, PatchSampleF, draw_patch_ids
-from models.networks.patch_sampler import PATCH_SAMPLERS
 from models.networks.tiling import TiledGenerator
-from options.schema import Group, OptionError, option, show
+from models.queries import sharpest_ids
+from models.terms import TERMS, ExtraTerm
+from options.schema import Group, OptionError, show
 from util.seeding import StepInfo, generator
 from util.visual.pictures import to_uint8
 
 if TYPE_CHECKING:
     from data.base import Batch
     from options.parse import RunOptions
-
-
-@dataclass(frozen=True)
-class CutOptions(Group):
-    """CUT: contrastive and adversarial loss"""
-
-    CUT_mode: str = option("CUT", "preset of the paper: CUT or FastCUT", choices=("CUT", "FastCUT"))
-    lambda_GAN: float = option(1.0, "weight of the adversarial loss of G", low=0)
-    lambda_NCE: float = option(1.0, "weight of the contrastive loss", low=0)
-    lambda_GP: float = option(10.0, "weight of the gradient penalty of --gan_mode wgangp", low=0)
-    nce_idt: bool = option(True, "contrastive loss also between y and G(y)")
-    nce_layers: tuple[int, ...] = option((0, 4, 8, 12, 16), "layers of G that are contrasted", low=0)
-    nce_includes_all_negatives_from_minibatch: bool = option(
-        False, "negatives from the whole batch instead of the same image"
-    )
-    netF: str = option("mlp_sample", "embedding of patches", choices=PATCH_SAMPLERS)
-    netF_nc: int = option(256, "length of an embedded patch", low=1)
-    nce_T: float = option(0.07, "temperature of the contrastive loss", low=1e-4)
-    num_patches: int = option(256, "patches per layer and image", low=1)
-    flip_equivariance: bool = option(False, "mirror G's input at random, and its features back")
-
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "fastcut": {
-            "lambda_NCE": 10.0,
-            "nce_idt": False,
-            "flip_equivariance": True,
-            "n_epochs": 150,
-            "n_epochs_decay": 50,
-        }
-    }
-
-    SHAPES: ClassVar[tuple[str, ...]] = ("nce_layers", "netF", "netF_nc")
-
-    @classmethod
-    def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        defaults = dict(cls.PRESETS.get(str(given.get("CUT_mode", "")).lower(), {}))
-        if str(given.get("netG", "")).startswith("unet"):  # a U-Net numbers its layers by level
-            defaults["nce_layers"] = (0, 1, 2, 3, 4)
-        return defaults
 
 
 @dataclass(frozen=True)
@@ -113,6 +78,8 @@ class CutModel(Model[CutState]):
     Args:
         nets: `G`, `F` and, where there is an adversarial loss, `D`.
         nce_layers: layer ids of G that are contrasted.
+        weighting: of the negatives.
+        extras: further terms of G's phase.
         others: keyword arguments named as in CutOptions.
     """
 
@@ -132,9 +99,17 @@ class CutModel(Model[CutState]):
         num_patches: int = 256,
         flip_equivariance: bool = False,
         gan_mode: str = "lsgan",
+        weighting: Weighting | None = None,
+        nce_query: str = "random",
+        diffaug: Sequence[str] = (),
+        lambda_R1: float = 0.0,
+        r1_every: int = 16,
+        extras: Sequence[ExtraTerm] = (),
     ) -> None:
         super().__init__()
         self.nets = nets
+        self.extras, self.weighting, self.nce_query = tuple(extras), weighting, nce_query
+        self.diffaug, self.lambda_R1, self.r1_every = tuple(diffaug), lambda_R1, r1_every
         self.generator: Generator = nets["G"]  # type: ignore[assignment]
         self.sampler: PatchSampleF = nets["F"]  # type: ignore[assignment]
         self.size_multiple = self.generator.size_multiple
@@ -150,6 +125,7 @@ class CutModel(Model[CutState]):
     def from_options(cls, run: RunOptions) -> CutModel:
         model = cls(cls.networks_from(run), **cls.arguments_from(run))
         model.messages += rounded_sizes(run, model.size_multiple)
+        model.messages += [line for extra in model.extras for line in extra.messages]
         return model
 
     @classmethod
@@ -174,6 +150,10 @@ class CutModel(Model[CutState]):
             OptionError: options that contradict each other.
         """
         opt: CutOptions = run.model  # type: ignore[assignment]
+        if opt.lambda_R1 > 0 and run.networks.normD == "batch":
+            raise OptionError(
+                f"--lambda_R1 {opt.lambda_R1}: it is defined per image, and --normD batch mixes them; use instance"
+            )
         if run.optim.gan_mode == "wgangp" and run.networks.normD == "batch" and opt.lambda_GAN > 0:
             raise OptionError(
                 "--gan_mode wgangp: its gradient penalty is defined per image, and --normD batch mixes images; "
@@ -192,6 +172,15 @@ class CutModel(Model[CutState]):
             "num_patches": opt.num_patches,
             "flip_equivariance": opt.flip_equivariance,
             "gan_mode": run.optim.gan_mode,
+            "weighting": None if opt.nce_weighting == "none" else Weighting(opt.nce_weighting, opt.nce_weighting_T),
+            "nce_query": opt.nce_query,
+            "diffaug": opt.diffaug,
+            "lambda_R1": opt.lambda_R1,
+            "r1_every": opt.r1_every,
+            "extras": [
+                TERMS.get(name).from_options(options, run)
+                for name, options in zip(opt.extra_losses, run.terms, strict=True)
+            ],
         }
 
     # -- forward ----------------------------------------------------------------------------------------------
@@ -204,7 +193,7 @@ class CutModel(Model[CutState]):
     @property
     def reads_queries(self) -> bool:
         """Whether a loss needs E(G(x))."""
-        return self.lambda_NCE > 0
+        return self.lambda_NCE > 0 or any(extra.reads_queries for extra in self.extras)
 
     def forward_train(self, batch: Batch, info: StepInfo) -> CutState:
         images = torch.cat([batch.A, batch.target]) if self.translates_target else batch.A
@@ -244,10 +233,22 @@ class CutModel(Model[CutState]):
         """Weights of the adversarial terms; none here."""
         return GanWeights()
 
+    def shown(self, images: Tensor, state: CutState, purpose: str) -> Tensor:
+        """What D sees of images: they themselves, or changed at random (--diffaug).
+
+        Args:
+            purpose: `fake` and `real` where D learns, `judged` where G does; it tells draws apart.
+        """
+        if not self.diffaug:
+            return images
+        index = state.batch.index.tolist()
+        return diff_augment(images, self.diffaug, lambda n: state.info.generator(f"diffaug {purpose}", index[n]))
+
     def d_losses(self, state: CutState) -> dict[str, Tensor]:
         """D's terms, each half, as in CUT."""
         critic, weights = self.nets["D"], self.gan_weights(state)
-        fake, real = state.fake_B.detach(), state.batch.target
+        fake = self.shown(state.fake_B.detach(), state, "fake")
+        real = self.shown(state.batch.target, state, "real")
         terms = {
             "D_fake": 0.5 * gan_loss(critic(fake), False, self.gan_mode, weights=weights.d_fake),
             "D_real": 0.5 * gan_loss(critic(real), True, self.gan_mode, weights=weights.d_real),
@@ -256,33 +257,52 @@ class CutModel(Model[CutState]):
             draws = [torch.rand((), generator=self._keyed(state, int(index))) for index in state.batch.index]
             alpha = torch.stack(draws).to(fake.device)
             terms["D_GP"] = 0.5 * self.lambda_GP * gradient_penalty(critic, real, fake, alpha)
+        if self.lambda_R1 > 0 and state.info.step % self.r1_every == 0:
+            terms["D_R1"] = 0.5 * self.lambda_R1 * self.r1_every * r1_penalty(critic, real)
         return terms
 
     def g_losses(self, state: CutState) -> dict[str, Tensor]:
         terms = {}
         if self.lambda_GAN > 0:
-            judged = self.nets["D"](state.fake_B)
+            judged = self.nets["D"](self.shown(state.fake_B, state, "judged"))
             weight = self.gan_weights(state).g_fake
             terms["G_GAN"] = self.lambda_GAN * gan_loss(judged, True, self.gan_mode, True, weight)
         if self.lambda_NCE > 0:
             share = 0.5 if self.nce_idt else 1.0
-            terms["NCE"] = share * self.contrast(state, state.query_A, state.key_A)
+            ids = self.query_ids(state, state.key_A, "A")
+            terms["NCE"] = share * self.contrast(state.query_A, state.key_A, ids)
             if self.nce_idt:
-                terms["NCE_Y"] = share * self.contrast(state, state.query_B, state.key_B)
+                ids = self.query_ids(state, state.key_B, "B")
+                terms["NCE_Y"] = share * self.contrast(state.query_B, state.key_B, ids)
+        for extra in self.extras:
+            terms |= extra.terms(self, state)
         return terms
 
-    def contrast(self, state: CutState, query: Sequence[Tensor], key: Sequence[Tensor]) -> Tensor:
-        """lambda_NCE times PatchNCE, averaged over positions, images and layers."""
-        info, images = state.info, len(query[0])
+    def query_ids(self, state: CutState, key: Sequence[Tensor], side: str) -> list[Tensor]:
+        """Positions to contrast in each feature map, (P,) for all images or (N, P).
+
+        Args:
+            key: E(x) or E(y).
+            side: of which domain they are, A or B.
+        """
+        info = state.info
         sizes = [feature.shape[-2] * feature.shape[-1] for feature in key]
         ids = draw_patch_ids(
             sizes, self.num_patches, info.seed, info.step, netF=self.sampler.netF, device=key[0].device
         )
+        if self.nce_query == "entropy":  # of the deepest layers alone, as published: there attention means something
+            ids[-2:] = [sharpest_ids(feature, len(drawn)) for feature, drawn in zip(key[-2:], ids[-2:], strict=True)]
+        return ids
+
+    def contrast(self, query: Sequence[Tensor], key: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
+        """lambda_NCE times PatchNCE, averaged over positions, images and layers."""
+        images = len(query[0])
         queries = self.sampler(query, ids)
         with torch.no_grad():
             keys = self.sampler(key, ids)
         losses = [
-            patch_nce(q, k, images, self.nce_T, self.all_negatives).mean() for q, k in zip(queries, keys, strict=True)
+            patch_nce(q, k, images, self.nce_T, self.all_negatives, self.weighting).mean()
+            for q, k in zip(queries, keys, strict=True)
         ]
         return self.lambda_NCE * torch.stack(losses).mean()
 

@@ -32,11 +32,13 @@ from models.guards import GradientCap
 from models.head_watch import HeadWatch
 from models.losses.cam import adversarial_weights, cam_invariance
 from models.losses.classification import class_consistency
+from models.losses.diff_augment import GEOMETRIC
 from models.losses.edge import edge_loss
 from models.losses.identity import identity_loss
 from models.networks import ClassHead
 from models.pseudo_labels import PseudoLabels
-from options.schema import Group, OptionError
+from models.queries import CAM_QUERY, ids_by_map
+from options.schema import Group, OptionError, show
 from util.seeding import StepInfo
 from util.visual.overlay import heat_map, overlay
 
@@ -111,6 +113,10 @@ class CutCamModel(CutModel):
     def arguments_from(cls, run: RunOptions) -> dict[str, Any]:
         opt: CutCamOptions = run.model  # type: ignore[assignment]
         check_channels(run, "the class head")
+        if opt.cam_weight_adv and (moved := [word for word in opt.diffaug if word in GEOMETRIC]):
+            raise OptionError(
+                f"--diffaug {show(opt.diffaug)}: {moved[0]} moves what --cam_weight_adv weighs by its place; use color"
+            )
         cut = super().arguments_from(run)
         return cut | {"cam_index": head_layer(opt), "opt": opt, "seed": run.experiment.seed}
 
@@ -215,6 +221,18 @@ class CutCamModel(CutModel):
             return GanWeights(g_fake=fake)
         real = adversarial_weights(state.cam_B * known, size, strength, self.opt.cam_eps)
         return GanWeights(d_fake=fake, d_real=real, g_fake=fake)
+
+    def query_ids(self, state: CutState, key: Sequence[Tensor], side: str) -> list[Tensor]:
+        drawn = super().query_ids(state, key, side)
+        assert isinstance(state, CutCamState)
+        if self.nce_query != CAM_QUERY or side != "A" or state.cam_ramp == 0:  # before, the map says nothing
+            return drawn
+        found = []
+        for layer, (feature, ids) in enumerate(zip(key, drawn, strict=True)):
+            draws = [state.info.generator("queries by map", layer, int(index)) for index in state.batch.index]
+            size = (feature.shape[2], feature.shape[3])
+            found.append(ids_by_map(state.cam_A, size, len(ids), draws))
+        return found
 
     def g_losses(self, state: CutState) -> dict[str, Tensor]:
         assert isinstance(state, CutCamState)

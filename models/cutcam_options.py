@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from models.cam.functional import CAM_NORMS
-from models.cut_model import CutOptions
+from models.cut_options import CutOptions
 from models.losses.edge import EDGE_MODES
 from models.networks.class_head import POOLS
 from models.pseudo_labels import MODES
+from models.queries import CAM_QUERY, NCE_QUERIES
 from options.schema import OptionError, option
 
 CAM_METHODS = ("gradcam", "gradcam_feature", "label_free")
@@ -21,6 +22,11 @@ class CutCamOptions(CutOptions):
     """CUTCAM: contrastive and adversarial loss, class head, class activation maps"""
 
     CUT_mode: str = option("CUTCAM", "preset: CUTCAM (CUT's values) or FastCUT", choices=("CUTCAM", "CUT", "FastCUT"))
+    nce_query: str = option(
+        "random",
+        "patches asked about: drawn, where attention is sharp, or where the CAM is",
+        choices=(*NCE_QUERIES, CAM_QUERY),
+    )
     num_classes: int = option(7, "classes of the head", low=2)
     cam_layer: int = option(-1, "layer of the head and its maps, as an index into nce_layers; -1: the last")
     cam_pool: str = option("gap", "pooling of the head: mean, log-mean-exp, or top 5 %", choices=POOLS)

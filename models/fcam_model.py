@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data.wsol_truth import truth_of
 from models.base import MODELS, Model, Phase, State
 from models.cam.errors import ExplainError
-from models.fcam_options import FCamOptions
+from models.fcam_options import FcamOptions, training_from
 from models.localisation import LOC, HeldOutMaps
 from models.losses import fcam as terms
 from models.losses.crf import MOST_CELLS, CrfEnergy, crf_energy, grid_cells, weight_from_fcam
@@ -43,7 +43,7 @@ SEED_COLOURS = {FOREGROUND: (230, 159, 0), BACKGROUND: (86, 180, 233)}
 
 
 @dataclass(frozen=True)
-class FCamState(State):
+class FcamState(State):
     """One pass over a batch.
 
     Attributes:
@@ -58,7 +58,7 @@ class FCamState(State):
 
 
 @MODELS.register("fcam")
-class FCamModel(Model[FCamState]):
+class FcamModel(Model[FcamState]):
     """`S` maps where the frozen classifier `C` sees its classes.
 
     Args:
@@ -72,12 +72,12 @@ class FCamModel(Model[FCamState]):
         OptionError: a teacher that does not fit the classifier.
     """
 
-    Options: ClassVar[type[Group]] = FCamOptions
+    Options: ClassVar[type[Group]] = FcamOptions
     DATASET_MODE: ClassVar[str] = "classes"
     inference_nets = ("C", "S")
 
     def __init__(
-        self, nets: dict[str, nn.Module], opt: FCamOptions, source: ClassifierSource, run: RunOptions, multiple: int = 1
+        self, nets: dict[str, nn.Module], opt: FcamOptions, source: ClassifierSource, run: RunOptions, multiple: int = 1
     ) -> None:
         super().__init__()
         self.nets, self.opt, self._source, self._run = nets, opt, source, run
@@ -90,18 +90,21 @@ class FCamModel(Model[FCamState]):
             self.teacher = Teacher(self.classifier, opt.teacher, opt.teacher_layer)
         except (ExplainError, UnknownNameError) as error:
             raise OptionError(f"--teacher {shorten(opt.teacher)}: {error}") from error
-        self._seeder, self._affinity, self._barrier = opt.seeder, opt.affinity, opt.barrier
+        self._training = training_from(opt)
         self._validation: dict[str, float] = {}
 
     @classmethod
-    def from_options(cls, run: RunOptions) -> FCamModel:
-        opt: FCamOptions = run.model  # type: ignore[assignment]
+    def from_options(cls, run: RunOptions) -> FcamModel:
+        opt: FcamOptions = run.model  # type: ignore[assignment]
+        training_from(opt)
         if opt.classifier_run is None:
             raise OptionError("--classifier_run: give the run of the classifier that is to be explained")
         source = source_of(run, opt.classifier_run, opt.classifier_epoch)
         net, multiple = classifier_net(run, source)
         shape = (run.networks.input_nc, *run.data.crop_size)
-        if (cells := grid_cells(opt.affinity, shape)) > MOST_CELLS and opt.lambda_CRF + opt.crf_lambda > 0:
+        if (
+            cells := grid_cells(training_from(opt).affinity, shape)
+        ) > MOST_CELLS and opt.lambda_CRF + opt.crf_lambda > 0:
             raise OptionError(
                 f"--crf_sigma_rgb {opt.crf_sigma_rgb}: makes a grid of {cells:,} cells for an image of "
                 f"{show(run.data.crop_size)} pixels; raise it, or --crf_cell"
@@ -135,10 +138,10 @@ class FCamModel(Model[FCamState]):
         if min(labels, default=-1) < 0:
             self.messages.append("of images without a label the class that the classifier predicts is mapped")
 
-    def forward_train(self, batch: Batch, info: StepInfo) -> FCamState:
+    def forward_train(self, batch: Batch, info: StepInfo) -> FcamState:
         seen = self.look(batch.A, batch.label_A)
-        seeds = self._seeder(seen.cam, info, batch.index.tolist())
-        return FCamState(batch, info, seen, seeds, self.decoder(seen.stages, _size(batch.A)))
+        seeds = self._training.seeder(seen.cam, info, batch.index.tolist())
+        return FcamState(batch, info, seen, seeds, self.decoder(seen.stages, _size(batch.A)))
 
     def look(self, images: Tensor, classes: Tensor | None = None) -> Seen:
         """What the classifier sees, and the teacher's maps of classes (N,); -1, or None for all: its own choice.
@@ -152,18 +155,19 @@ class FCamModel(Model[FCamState]):
         except ExplainError as error:
             raise OptionError(f"--teacher {self.opt.teacher}: {error}") from error
 
-    def losses(self, state: FCamState) -> dict[str, Tensor]:
+    def losses(self, state: FcamState) -> dict[str, Tensor]:
         """The weighted terms that the epoch has."""
         epoch, opt, found = int(state.info.progress) + 1, self.opt, {}
-        if opt.lambda_SL > 0 and opt.span("sl").holds(epoch):
+        holds = {name: span.holds(epoch) for name, span in self._training.spans.items()}
+        if opt.lambda_SL > 0 and holds["SL"]:
             found["SL"] = opt.lambda_SL * terms.seed_cross_entropy(state.logits, state.seeds).mean()
         weight = self._crf_weight(_size(state.batch.A))
-        if weight > 0 and opt.span("crf").holds(epoch):
+        if weight > 0 and holds["CRF"]:
             found["CRF"] = weight * self._crf(state).energy.mean()
-        if opt.lambda_SIZE > 0 and opt.span("size").holds(epoch):
-            barrier = terms.size_barrier(state.logits, self._barrier.at(epoch))
+        if opt.lambda_SIZE > 0 and holds["SIZE"]:
+            barrier = terms.size_barrier(state.logits, self._training.barrier.at(epoch))
             found["SIZE"] = opt.lambda_SIZE * barrier.mean()
-        if opt.lambda_ENT > 0 and opt.span("ent").holds(epoch):
+        if opt.lambda_ENT > 0 and holds["ENT"]:
             found["ENT"] = opt.lambda_ENT * terms.entropy(state.logits).mean()
         return found
 
@@ -173,18 +177,18 @@ class FCamModel(Model[FCamState]):
         pixels = math.prod(max(1, round(side * self.opt.crf_scale)) for side in size)
         return weight_from_fcam(self.opt.crf_lambda, pixels)
 
-    def _crf(self, state: FCamState) -> CrfEnergy:
+    def _crf(self, state: FcamState) -> CrfEnergy:
         images = (state.batch.A + 1) * 127.5
-        return crf_energy(terms.foreground(state.logits), images, self._affinity, self.opt.crf_scale)
+        return crf_energy(terms.foreground(state.logits), images, self._training.affinity, self.opt.crf_scale)
 
-    def _cut(self, state: FCamState) -> Tensor:
+    def _cut(self, state: FcamState) -> Tensor:
         """(N,) share of the pixels' affinity between foreground and background; NaN where nobody asks for the CRF."""
         if self._crf_weight(_size(state.batch.A)) > 0:
             return self._crf(state).cut
         return torch.full((len(state.logits),), math.nan, device=state.logits.device)
 
     @torch.no_grad()
-    def monitors(self, state: FCamState) -> dict[str, Tensor]:
+    def monitors(self, state: FcamState) -> dict[str, Tensor]:
         """Area of the foreground, share of images with seeds, and where the truth is known how many seeds are right."""
         values = {
             "fg_area": terms.foreground(state.logits).mean(),
@@ -268,7 +272,7 @@ class FCamModel(Model[FCamState]):
 
     # -- pictures ---------------------------------------------------------------------------------------------
 
-    def visuals(self, state: FCamState) -> dict[str, np.ndarray]:
+    def visuals(self, state: FcamState) -> dict[str, np.ndarray]:
         picture = to_uint8(state.batch.A[0])
         ours = terms.foreground(state.logits)[0].detach().cpu().numpy()
         cam = state.seen.cam[0].cpu().numpy()

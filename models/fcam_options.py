@@ -18,7 +18,7 @@ from options.schema import Group, OptionError, option
 
 
 @dataclass(frozen=True)
-class FCamOptions(Group):
+class FcamOptions(Group):
     """F-CAM: the classifier it explains, its decoder, and the terms that train it"""
 
     classifier_run: str | None = option(
@@ -34,8 +34,7 @@ class FCamOptions(Group):
 
     select: str = option(
         "last",
-        "whose weights the run ends with: of the last epoch, or (it looks at held-out boxes or masks) of the "
-        "one with the best localisation",
+        "weights that the run ends with: of the last epoch, or (by held-out boxes or masks) of the best localisation",
         choices=("last", "best_loc"),
     )
     loc_measure: str = option("auto", MEASURE_HELP, choices=MEASURES)
@@ -72,20 +71,6 @@ class FCamOptions(Group):
 
     SHAPES: ClassVar[tuple[str, ...]] = ("classifier_run", "classifier_epoch", "decoder_width", "decoder_norm")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for flag in ("sl_ksz", "sl_fg_erode_k"):
-            if getattr(self, flag) % 2 == 0:
-                raise OptionError(f"--{flag} {getattr(self, flag)}: must be odd, so that a pixel can be its middle")
-        if self.elb_max_t < self.elb_init_t:
-            raise OptionError(f"--elb_max_t {self.elb_max_t}: is below --elb_init_t {self.elb_init_t}")
-        for term in ("sl", "crf", "size", "ent"):
-            first, last = (getattr(self, f"{term}_{end}_ep") for end in ("start", "end"))
-            if 0 <= last < first:
-                raise OptionError(
-                    f"--{term}_end_ep {last}: is before --{term}_start_ep {first}; -1 is the end of the run"
-                )
-
     @classmethod
     def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         return {
@@ -102,18 +87,47 @@ class FCamOptions(Group):
             "crop_size": (224, 224),
         }
 
-    @property
-    def seeder(self) -> Seeder:
-        return Seeder(self.sl_max, self.sl_min, self.sl_min_p, self.sl_ksz, self.sl_fg_erode_k, self.sl_fg_erode_iter)
 
-    @property
-    def affinity(self) -> Affinity:
-        return Affinity(self.crf_sigma_rgb, self.crf_sigma_xy, self.crf_cell)
+@dataclass(frozen=True)
+class Training:
+    """What the options make of the terms.
 
-    @property
-    def barrier(self) -> Barrier:
-        return Barrier(self.elb_init_t, self.elb_max_t, self.elb_mulcoef)
+    Attributes:
+        spans: epochs of each term, by its name in the log.
+    """
 
-    def span(self, term: str) -> Span:
-        """The epochs of a term: sl, crf, size or ent."""
-        return Span(getattr(self, f"{term}_start_ep"), getattr(self, f"{term}_end_ep"))
+    seeder: Seeder
+    affinity: Affinity
+    barrier: Barrier
+    spans: Mapping[str, Span]
+
+
+def training_from(opt: FcamOptions) -> Training:
+    """Seeds, kernel, barrier and epochs of a run.
+
+    Raises:
+        OptionError: options that contradict each other, or a square around a pixel without a middle.
+    """
+    for flag, side in (("sl_ksz", opt.sl_ksz), ("sl_fg_erode_k", opt.sl_fg_erode_k)):
+        if side % 2 == 0:
+            raise OptionError(f"--{flag} {side}: must be odd, so that a pixel can be its middle")
+    if opt.elb_max_t < opt.elb_init_t:
+        raise OptionError(f"--elb_max_t {opt.elb_max_t}: is below --elb_init_t {opt.elb_init_t}")
+    spans = {
+        "SL": _span("sl", opt.sl_start_ep, opt.sl_end_ep),
+        "CRF": _span("crf", opt.crf_start_ep, opt.crf_end_ep),
+        "SIZE": _span("size", opt.size_start_ep, opt.size_end_ep),
+        "ENT": _span("ent", opt.ent_start_ep, opt.ent_end_ep),
+    }
+    return Training(
+        Seeder(opt.sl_max, opt.sl_min, opt.sl_min_p, opt.sl_ksz, opt.sl_fg_erode_k, opt.sl_fg_erode_iter),
+        Affinity(opt.crf_sigma_rgb, opt.crf_sigma_xy, opt.crf_cell),
+        Barrier(opt.elb_init_t, opt.elb_max_t, opt.elb_mulcoef),
+        spans,
+    )
+
+
+def _span(term: str, first: int, last: int) -> Span:
+    if 0 <= last < first:
+        raise OptionError(f"--{term}_end_ep {last}: is before --{term}_start_ep {first}; -1 is the end of the run")
+    return Span(first, last)

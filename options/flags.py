@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from options.schema import Group, OptionError, Size, describe_range, fields_of, show, spec_of, type_name
@@ -15,10 +15,10 @@ from options.schema import Group, OptionError, Size, describe_range, fields_of, 
 MEANINGLESS = {
     "easy_label": "runs are listed by --name",
     "display_winsize": "pictures are shown at their own size",
-    "random_scale_max": "no preprocess mode uses it",
-    "stylegan2_G_num_downsampling": "there is no StyleGAN2 generator here",
+    "random_scale_max": "only --dataset_mode singleimage zooms by it",
     "evaluation_freq": "scores come from the logs of the run, not from inside the training loop",
     "pool_size": "CUT's loop has no image pool",
+    "nfdf": "no network of SRUNIT has that width; its own code does not read it either",
     "load_model": "the networks to load follow from the run",
     "phase": "training reads the folders trainA and trainB",
 }
@@ -67,8 +67,10 @@ def parse_flags(
     tools.add_argument(
         "--dry_run", action="store_true", default=argparse.SUPPRESS, help="print the options as YAML and stop"
     )
+    # What cam_infer.py calls --cam_method is no training option of the run, which keeps its own.
+    taken = {alias for kind in kinds for _, item in fields_of(kind).values() for alias in spec_of(item).aliases}
     for kind in kinds:
-        _add_group(parser, kind)
+        _add_group(parser, kind, taken)
     known = [name for kind in kinds for name in fields_of(kind)]
     ignored = [flag for flag in MEANINGLESS if flag not in known]
     for flag in ignored:
@@ -103,10 +105,13 @@ def _unknown(word: str, known: Sequence[str], owners: list[str]) -> str:
     return f"--{flag}: no such flag{suggest(flag, known)}; --help lists them all"
 
 
-def _add_group(parser: argparse.ArgumentParser, kind: type[Group]) -> None:
+def _add_group(parser: argparse.ArgumentParser, kind: type[Group], taken: Collection[str]) -> None:
+    """The flags of a group, but for those whose name another option has taken as its alias."""
     title = (kind.__doc__ or kind.__name__).strip().splitlines()[0]
     group = parser.add_argument_group(title)
     for name, (type_, item) in fields_of(kind).items():
+        if name in taken:
+            continue
         spec = spec_of(item)
         notes = "; ".join(part for part in (show(item.default), describe_range(spec)) if part)
         text = (f"{spec.help} [{notes}]" if notes else spec.help).replace("%", "%%")

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from options.schema import Group, OptionError, Size, option
 
-COLORMAPS = ("jet", "turbo", "viridis", "inferno", "magma", "hot", "gray")
+COLORMAPS = ("jet", "rainbow", "turbo", "viridis", "inferno", "magma", "hot", "gray")
+MAP_NORMALS = ("minmax", "max", "percentile")
+SCORES = ("logit", "probability", "margin")
+EXPLAINED = ("head", "discriminator", "distance")
 NORMS = ("instance", "batch", "none")
 SINKS = ("visdom", "tensorboard")
 
@@ -66,12 +69,19 @@ class Networks(Group):
     ngf: int = option(64, "channels of G's first convolution", low=1)
     ndf: int = option(64, "channels of D's first convolution", low=1)
     netG: str = option(
-        "resnet_9blocks", "generator: resnet_9blocks, resnet_6blocks, resnet_4blocks, unet_256, unet_128"
+        "resnet_9blocks",
+        "generator: resnet_9blocks, resnet_6blocks, resnet_4blocks, unet_256, unet_128, stylegan2, smallstylegan2",
     )
-    netD: str = option("basic", "discriminator: basic (70x70 PatchGAN), n_layers, pixel")
+    netD: str = option("basic", "discriminator: basic (70x70 PatchGAN), n_layers, pixel, stylegan2, tilestylegan2")
     n_layers_D: int = option(3, "levels of --netD n_layers", low=1, high=8)
+    stylegan2_G_num_downsampling: int = option(1, "halvings in --netG stylegan2", low=0, high=5)
+    D_patch_size: int = option(64, "pixels of a side of the tiles that --netD tilestylegan2 judges", low=8)
+    mbstd_group: int = option(
+        4, "images whose spread --netD stylegan2 sees (minibatch standard deviation); 0: none", low=0
+    )
     normG: str = option("instance", "normalisation in G", choices=NORMS)
     normD: str = option("instance", "normalisation in D", choices=NORMS)
+    spectral_norm: bool = option(False, "divide D's convolutions by their largest singular values")
     init_type: str = option("xavier", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal"))
     init_gain: float = option(0.02, "scale of normal, xavier and orthogonal initial weights", low=0)
     no_dropout: bool = option(True, "False puts dropout 0.5 into G")
@@ -100,6 +110,12 @@ class Optim(Group):
     nesterov: bool = option(False, "Nesterov's momentum for --optimizer sgd")
     gan_mode: str = option(
         "lsgan", "adversarial loss", choices=("lsgan", "vanilla", "nonsaturating", "wgangp", "hinge")
+    )
+    accumulate: int = option(
+        1, "batches whose gradients make one step, at the memory of one; D learns after G has asked it", low=1
+    )
+    ema_decay: float = option(
+        0.999, "exported weights are averages over steps with this decay; 0: the last weights", low=0, high=0.999999
     )
     amp: str = option("off", "16-bit forward passes by autocast", choices=("off", "bf16", "fp16"))
     on_nan: str = option(
@@ -177,9 +193,9 @@ class Runtime(Group):
 class Inference(Group):
     """inference: what is translated, where to"""
 
-    phase: str = option("test", "prefix of the folder to read: test falls back to val")
+    phase: str = option("test", "prefix of the folder to read (or --split): test falls back to val", aliases=("split",))
     num_test: int = option(50, "at most this many images", low=1)
-    results_dir: str = option("./results/", "folder of the results")
+    results_dir: str = option("./results/", "folder of the results", aliases=("output_path",))
     tile: int = option(
         0, "larger images go in tiles of so many pixels, with the whole image's statistics; 0: in one piece", low=0
     )
@@ -197,10 +213,32 @@ class MeasuredInference(Inference):
 class Explanation(Group):
     """explanation: class activation maps"""
 
-    class_idx: int = option(-1, "class explained; -1: the input's label, else the head's choice on the input", low=-1)
+    image: str | None = option(None, "explain this file, folder or glob, rather than what the next three choose")
+    random: int = option(0, "explain so many images of the split, drawn by --seed", low=0)
+    index: int | None = option(None, "explain this image of the split, counted from 0", low=0)
+    class_idx: int = option(
+        -1, "class explained; -1: a head's is the input's label, else its choice; a classifier's its choice", low=-1
+    )
+    top_k: int = option(1, "explain so many of the likeliest classes instead", low=1)
+    fcam: str | None = option(None, "full-resolution maps by this run of --model fcam: its folder, or its name")
+    explain: str | None = option(
+        None, "of a translation run: its class head, D's decision, or how far G(x) is from x", choices=EXPLAINED
+    )
+    explain_with: tuple[str, ...] = option(
+        (), "methods (or --cam_method), such as gradcam,eigencam; all: every one that applies", aliases=("cam_method",)
+    )
+    layer: str = option("auto", "layer of the maps: its name, or its number from 0, -1 for the last; auto: the best")
+    layers: tuple[str, ...] = option((), "draw the maps of these layers side by side: names, numbers, patterns")
+    score: str = option("logit", "what is explained of a class", choices=SCORES)
+    normalize: str = option(
+        "minmax", "what becomes 0 and 1 in a map: its ends, 0 and its maximum, or 0 and its 98 %", choices=MAP_NORMALS
+    )
+    patches: tuple[int, ...] = option(
+        (), "of --explain discriminator: TOP,LEFT,BOTTOM,RIGHT in cells of D's answer; none: all", low=0
+    )
     colormap: str = option("jet", "colours of a map", choices=COLORMAPS)
     overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
-    save_raw: bool = option(False, "write the raw maps as .npy too")
+    save_raw: bool = option(False, "write a translation's raw maps as .npy too; those of --explain always are")
     epochs: tuple[str, ...] = option((), "exported weights to explain, for example 10,20,latest; none: --epoch")
     grid: bool = option(False, "pictures of some images by epoch, too; without --epochs, of all that were exported")
     grid_images: int = option(8, "at most this many images, evenly spaced, in a picture of --grid", low=1)

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from data import DATASETS
 from data.images import parse_window
 from models import MODELS
+from models.builders import check_judged_size
+from models.terms import TERMS
 from options import groups as g
 from options.flags import Parser, flag_of, parse_flags, suggest
 from options.schema import (
@@ -48,8 +50,10 @@ class RunOptions:
     """Every option of a run, group by group. Goes no further than the builders.
 
     Attributes:
+        terms: of the extra losses, in the order of --extra_losses.
         given: names of the options that this command gave as flags.
         published: there is no run behind the weights: all options are flags and defaults.
+        turned: the weights were trained in the other direction, and their way back is used.
     """
 
     experiment: g.Experiment
@@ -61,9 +65,17 @@ class RunOptions:
     runtime: g.Runtime
     model: Group
     dataset: Group
+    terms: tuple[Group, ...] = ()
     extra: tuple[Group, ...] = ()
     given: frozenset[str] = field(default=frozenset(), compare=False)
     published: bool = field(default=False, compare=False)
+    turned: bool = field(default=False, compare=False)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of source and target images, in this command's direction."""
+        trained = self.networks.input_nc, self.networks.output_nc
+        return (trained[1], trained[0]) if self.turned else trained
 
     @property
     def folder(self) -> Path:
@@ -72,11 +84,12 @@ class RunOptions:
 
     def groups(self) -> list[Group]:
         """All groups but the extra ones, in the order of the YAML file."""
-        named = [getattr(self, name) for name in _GROUPS]
+        named = [*(getattr(self, name) for name in _GROUPS), *self.terms]
         return [group for group in named if fields(group)]
 
 
-_GROUPS = [item.name for item in fields(RunOptions) if item.name not in ("extra", "given", "published")]
+_NOT_GROUPS = ("terms", "extra", "given", "published", "turned")
+_GROUPS = [item.name for item in fields(RunOptions) if item.name not in _NOT_GROUPS]
 X = TypeVar("X", bound=Group)
 
 
@@ -107,14 +120,15 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         (config.get("model") if file == own else None)  # a flag that contradicts it is refused below, by its value
         or first.get("model")
         or config.get("model")
-        or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config))
+        or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config), first, config)
     )
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
-    kinds = _kinds(model, dataset)
+    kinds = _kinds(model, dataset, _terms(model, first, config))
     given = parse_flags(kinds, argv, "train.py", _TRAIN_EXAMPLES, _owners)
     chosen = {"model": model, "dataset_mode": dataset}
     options = _with_suffix(assemble(kinds, chosen, config, given, source=str(file)))
     _check_values(options)
+    check_judged_size(options)
     if options.experiment.continue_train:
         _check_continued(options, "config" in first)
     else:
@@ -128,11 +142,17 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
 
 
 def inference_options(
-    extras: tuple[type[Group], ...], argv: Sequence[str] | None = None, prog: str = "test.py"
+    extras: tuple[type[Group], ...],
+    argv: Sequence[str] | None = None,
+    prog: str = "test.py",
+    turns: bool = False,
 ) -> RunOptions:
     """The options of test.py and cam_infer.py: the run's own, read from its folder, with flags over them.
 
     A folder that holds nothing but weights, as CUT publishes them, has the defaults of --model under the flags.
+
+    Args:
+        turns: --direction may be the other one than that of the training, where the model has a way back.
 
     Raises:
         OptionError: no such run, or a flag that contradicts what the weights were trained with.
@@ -141,7 +161,7 @@ def inference_options(
     first = _first_look(argv)
     folder, base = _run_folder(first), g.Experiment()
     is_run = os.path.lexists(folder / OPTIONS_FILE)
-    published = not is_run and any(folder.glob("*_net_G.pth"))
+    published = not is_run and _has_weights(folder, str(first.get("model", base.model)))
     if "help" in first and not is_run:
         parse_flags(_kinds(base.model, g.Data().dataset_mode) + extras, argv, prog, _TEST_EXAMPLES, _owners)
     if not is_run and not published:
@@ -149,10 +169,11 @@ def inference_options(
             f"--name {folder.name}: {folder / OPTIONS_FILE} does not exist; give --name and --checkpoints_dir "
             f"of a run that train.py has started{_runs_in(folder.parent)}"
         )
-    saved = read_yaml(folder / OPTIONS_FILE) if is_run else {"model": first.get("model", base.model)}
+    saved = read_yaml(folder / OPTIONS_FILE) if is_run else _of_weights(str(first.get("model", base.model)))
     for name in ("epoch", *PLACE):  # the epoch is that of the weights the training began with
         saved.pop(name, None)
-    kinds = _kinds(str(saved.get("model", base.model)), str(saved.get("dataset_mode", g.Data().dataset_mode)))
+    model = str(saved.get("model", base.model))
+    kinds = _kinds(model, str(saved.get("dataset_mode", g.Data().dataset_mode)), _terms(model, {}, saved))
     given = parse_flags(kinds + extras, argv, prog, _TEST_EXAMPLES, _owners)
     if given.get("suffix"):
         raise OptionError(f"--suffix {given['suffix']}: give the run's whole name, suffix included, by --name")
@@ -162,16 +183,28 @@ def inference_options(
     _check_values(after)
     if given.get("dataroot") == "":
         raise OptionError("--dataroot '': is empty; give the folder of the images")
+    before = assemble(kinds, {}, saved, {}, source=source)
+    if turns and after.data.direction != before.data.direction and MODELS.get(model).back_translator:
+        after = replace(after, turned=True)
     if is_run:
         check_whole(folder / OPTIONS_FILE, saved, kinds)
-        names = [*FIXED, *fields_of(type(after.networks)), *fields_of(type(after.model))]
-        fault = _contradiction(assemble(kinds, {}, saved, {}, source=source), after, names)
-        if fault:
+        names = [*_fixed(after.networks.netG), *fields_of(type(after.networks)), *fields_of(type(after.model))]
+        if fault := _contradiction(before, after, [name for name in names if name != "direction" or not after.turned]):
             raise OptionError(f"{fault}; leave the flag out")
     if "dry_run" in first:
         print(dump_yaml([*after.groups(), *after.extra]), end="")
         raise SystemExit(0)
     return after
+
+
+def _of_weights(model: str) -> dict[str, Any]:
+    """What is known of weights without a run."""
+    return {"model": model, "dataset_mode": MODELS.get(model).DATASET_MODE}
+
+
+def _has_weights(folder: Path, model: str) -> bool:
+    """Whether a folder holds a translator's weights, under the model's own name for it or as G."""
+    return any(True for net in {MODELS.get(model).translator, "G"} for _ in folder.glob(f"*_net_{net}.pth"))
 
 
 def _contradiction(before: RunOptions, after: RunOptions, names: Sequence[str]) -> str:
@@ -181,6 +214,11 @@ def _contradiction(before: RunOptions, after: RunOptions, names: Sequence[str]) 
         if old != new:
             return f"--{name} {show(new)}: the run {after.folder} was trained with {show(old)}"
     return ""
+
+
+def _fixed(nets: str) -> tuple[str, ...]:
+    """Options that stay as the weights were trained; StyleGAN2's networks have widths by the size of images."""
+    return (*FIXED, "crop_size") if "stylegan2" in nets else FIXED
 
 
 def _check_epochs(schedule: g.Schedule) -> None:
@@ -205,11 +243,13 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
             raise OptionError(f"--continue_train: {file} does not exist; restore it, or give all options by --config")
         return
     saved = {name: value for name, value in read_yaml(file).items() if name not in PLACE}
-    kinds = _kinds(str(saved.get("model", run.experiment.model)), run.data.dataset_mode)
+    model = str(saved.get("model", run.experiment.model))
+    kinds = _kinds(model, run.data.dataset_mode, _terms(model, {}, saved))
     check_whole(file, saved, kinds)
     known = {name for kind in kinds for name in fields_of(kind)}
     before = assemble(kinds, {}, {name: saved[name] for name in saved if name in known}, {}, source=str(file))
-    fault = _contradiction(before, run, [*FIXED, *fields_of(type(run.networks)), *run.model.SHAPES])
+    fixed = _fixed(run.networks.netG + run.networks.netD)
+    fault = _contradiction(before, run, [*fixed, *fields_of(type(run.networks)), *run.model.SHAPES])
     if fault:
         raise CheckpointError(f"{fault}, so it does not fit the options of this command; leave out the changed flags")
 
@@ -268,11 +308,13 @@ def assemble(
     except OptionError as error:
         flag = flag_of(re.split("[ :]", str(error))[0])
         raise OptionError(f"{source}: {error}" if flag in set(config) - set(given) else str(error)) from error
-    return RunOptions(**dict(zip(_GROUPS, built, strict=True)), extra=more, given=frozenset(given))
+    fixed, terms = built[: len(_GROUPS)], tuple(built[len(_GROUPS) :])
+    return RunOptions(**dict(zip(_GROUPS, fixed, strict=True)), terms=terms, extra=more, given=frozenset(given))
 
 
-def _kinds(model: str, dataset: str) -> tuple[type[Group], ...]:
+def _kinds(model: str, dataset: str, terms: Sequence[str] = ()) -> tuple[type[Group], ...]:
     kinds = (*g.COMMON, MODELS.get(model).Options, DATASETS.get(dataset).Options)
+    kinds += tuple(TERMS.get(name).Options for name in terms)
     seen: dict[str, type[Group]] = {}
     for kind in kinds:
         for name in fields_of(kind):
@@ -282,6 +324,26 @@ def _kinds(model: str, dataset: str) -> tuple[type[Group], ...]:
     return kinds
 
 
+def _terms(model: str, first: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The extra losses of a run, whose options are then flags of it: flag over YAML over the model's default.
+
+    Raises:
+        OptionError: one is named twice.
+        UnknownNameError: there is none of that name.
+    """
+    known = fields_of(MODELS.get(model).Options)
+    if "extra_losses" not in known:
+        return ()
+    kind, item = known["extra_losses"]
+    given = first.get("extra_losses", config.get("extra_losses", item.default))
+    names: tuple[str, ...] = convert("extra_losses", kind, spec_of(item), given)
+    for name in names:
+        TERMS.get(name)
+        if names.count(name) > 1:
+            raise OptionError(f"--extra_losses {show(names)}: names {name} twice")
+    return names
+
+
 def _value(options: RunOptions, name: str) -> Any:
     return next(getattr(group, name) for group in options.groups() if hasattr(group, name))
 
@@ -289,7 +351,7 @@ def _value(options: RunOptions, name: str) -> Any:
 def _first_look(argv: list[str]) -> dict[str, Any]:
     """The few flags that decide which other flags there are."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("model", "dataset_mode", "config", "name", "checkpoints_dir"):
+    for flag in ("model", "dataset_mode", "extra_losses", "config", "name", "checkpoints_dir"):
         parser.add_argument(f"--{flag}", default=argparse.SUPPRESS)
     parser.add_argument("--continue_train", nargs="?", const="True", default=argparse.SUPPRESS)
     parser.add_argument("--dry_run", action="store_true", default=argparse.SUPPRESS)
@@ -350,13 +412,25 @@ def _word(kind: Any, value: Any) -> Any:
 
 
 def _owners(name: str) -> list[str]:
-    """The models that have an option of that name."""
-    return [model for model in MODELS.names() if name in fields_of(MODELS.get(model).Options)]
+    """The models that have an option of that name, of their own or of a loss that they take on by default."""
+    found = []
+    for model in MODELS.names():
+        kinds = (MODELS.get(model).Options, *(TERMS.get(term).Options for term in _terms(model, {}, {})))
+        if any(_has(kind, name) for kind in kinds):
+            found.append(model)
+    return found
 
 
-def _model_of(names: set[str]) -> str:
-    """`cut`, or the one model that owns all of these options that cut does not have."""
+def _has(kind: type[Group], name: str) -> bool:
+    """Whether a group has an option of that name, or of that older spelling."""
+    return any(name == own or name in spec_of(item).aliases for own, (_, item) in fields_of(kind).items())
+
+
+def _model_of(names: set[str], first: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """`cut`, or the one model that owns all of these options that cut, with the extra losses asked for, has not."""
     default = g.Experiment().model
+    asked = [TERMS.get(term).Options for term in _terms(default, first, config)]
+    names = {name for name in names if not any(_has(kind, name) for kind in asked)}
     common = {name for kind in (*g.COMMON, MODELS.get(default).Options) for name in fields_of(kind)}
     unknown = sorted(names - common - TOOLS)
     owned = {name: owners for name in unknown if (owners := _owners(name))}
@@ -387,4 +461,5 @@ _TEST_EXAMPLES = """examples
   python test.py --dataroot datasets/my_data --name my_run
   python test.py --dataroot folder_of_images --name my_run --dataset_mode single
   python cam_infer.py --dataroot datasets/my_data --name my_run --class_idx 2 --save_raw
+  python cam_infer.py --name my_classifier --image photos --cam_method gradcam,eigencam --top_k 3
 """

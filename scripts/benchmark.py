@@ -1,6 +1,8 @@
-"""What the project costs, in operations, memory and time, against the published order of passes.
+"""What the project costs, in operations, memory and time, against others' ways.
 
 python scripts/benchmark.py step --size 128 --ngf 32
+python scripts/benchmark.py choices --size 128 --ngf 32
+python scripts/benchmark.py cam --arch resnet50 --batch 16
 python scripts/benchmark.py crf
 """
 
@@ -13,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
-from scripts.benchmarks import crf, step
+from scripts.benchmarks import cam, choices, crf, step
 from util.errors import exit_code
 
 # A sub-command is a module with HELP, add_arguments(parser) and run(arguments) -> exit status.
-COMMANDS = {"step": step, "crf": crf}
+COMMANDS = {"step": step, "choices": choices, "cam": cam, "crf": crf}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

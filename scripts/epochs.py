@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from models import MODELS
 from options.parse import RunOptions
 from options.schema import OptionError
 from util.errors import printable
 from util.visual.montage import epoch_order
-
-_WEIGHTS = "_net_G.pth"  # every exported epoch has them
 
 
 def epochs_of(run: RunOptions, asked: Sequence[str], every: bool = False) -> list[str]:
@@ -24,19 +23,26 @@ def epochs_of(run: RunOptions, asked: Sequence[str], every: bool = False) -> lis
     Raises:
         OptionError: one that is asked for has no weights; those that have are listed.
     """
-    there = exported(run.folder)
+    model = MODELS.get(run.experiment.model)
+    net = model.translator if model.translator in model.inference_nets else model.inference_nets[0]
+    there = exported(run.folder, net)
     for epoch in asked:
         if epoch not in there:
             known = printable(", ".join(there)) or "none"
             raise OptionError(f"--epochs {printable(epoch)}: {run.folder} has no weights of it; there are {known}")
     if every and not asked:
-        asked = [epoch for epoch in there if epoch != "latest" or not _has_a_copy(run.folder, epoch, there)]
+        asked = [epoch for epoch in there if epoch != "latest" or not _has_a_copy(run.folder, net, epoch, there)]
     return list(dict.fromkeys(asked)) or [run.experiment.epoch]
 
 
-def exported(folder: Path) -> list[str]:
-    """The epochs whose weights a run's folder holds: by number, then by iteration, then words such as `latest`."""
-    return sorted((file.name.removesuffix(_WEIGHTS) for file in folder.glob(f"*{_WEIGHTS}")), key=epoch_order)
+def exported(folder: Path, net: str = "G") -> list[str]:
+    """The epochs whose weights a run's folder holds: by number, then by iteration, then words such as `latest`.
+
+    Args:
+        net: a network that every exported epoch has.
+    """
+    suffix = f"_net_{net}.pth"
+    return sorted((file.name.removesuffix(suffix) for file in folder.glob(f"*{suffix}")), key=epoch_order)
 
 
 def at_epoch(run: RunOptions, epoch: str) -> RunOptions:
@@ -44,8 +50,8 @@ def at_epoch(run: RunOptions, epoch: str) -> RunOptions:
     return replace(run, experiment=replace(run.experiment, epoch=epoch))
 
 
-def _has_a_copy(folder: Path, epoch: str, there: Sequence[str]) -> bool:
+def _has_a_copy(folder: Path, net: str, epoch: str, there: Sequence[str]) -> bool:
     """Whether another epoch has the same weights, byte by byte."""
-    own = folder / f"{epoch}{_WEIGHTS}"
-    others = (folder / f"{other}{_WEIGHTS}" for other in there if other != epoch)
+    own = folder / f"{epoch}_net_{net}.pth"
+    others = (folder / f"{other}_net_{net}.pth" for other in there if other != epoch)
     return any(filecmp.cmp(own, other, shallow=False) for other in others)

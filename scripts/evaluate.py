@@ -1,4 +1,8 @@
-"""Measure a trained run: `python scripts/evaluate.py --dataroot DIR --name RUN [--epochs 100,150,latest]`."""
+"""Measure a trained run, or maps that were saved.
+
+python scripts/evaluate.py --dataroot DIR --name RUN [--epochs 100,150,latest]
+python scripts/evaluate.py --maps results/RUN/latest --dataroot DIR [--classifier RUN]
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,15 @@ from scripts.evaluating.bench import Bench, chosen
 from scripts.evaluating.pictures import draw
 from scripts.evaluating.record import record, step_of, write_record
 from scripts.evaluating.table import say_protocol, say_scores
+from scripts.faithfulness import of_folder
 from util.engine.build import choose_device
 from util.engine.measuring import measure
 from util.errors import exit_code
 
 
 def main() -> int:
+    if any(word == "--maps" or word.startswith("--maps=") for word in sys.argv[1:]):
+        return of_folder.run(sys.argv[1:])
     run = inference_options((MeasuredInference, Evaluation), prog="evaluate.py")
     wanted = extra(run, Evaluation)
     chosen(wanted)  # an unknown name before any work

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))  # run as a file, Python looks beside it only
 
 from data import DATASETS
 from models import MODELS
+from models.terms import TERMS
 from options import groups
 from options.schema import Group, describe_range, fields_of, show, spec_of
 from util.errors import UserError, exit_code
@@ -49,6 +50,7 @@ def tables() -> str:
     """One folded table for each group of options."""
     kinds: list[tuple[str, type[Group]]] = [("every script", kind) for kind in groups.COMMON]
     kinds += [(f"--model {name}", MODELS.get(name).Options) for name in MODELS.names()]
+    kinds += [(f"--extra_losses {name}", TERMS.get(name).Options) for name in TERMS.names()]
     kinds += [("--dataset_mode unaligned and single", DATASETS.get("unaligned").Options)]
     kinds += [("--dataset_mode classes", DATASETS.get("classes").Options)]
     kinds += [("test.py, cam_infer.py", groups.Inference), ("cam_infer.py", groups.Explanation)]

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.networks import ClassHead
 from scripts.benchmark import main
-from scripts.benchmarks.counting import GeneratorPasses, SavedTensors, cost_of
+from scripts.benchmarks.counting import GeneratorPasses, SavedTensors, cost_of, operations
 from scripts.benchmarks.step import BYTES_LIMIT, FLOP_LIMIT, SUBJECTS, Costs, Sizes, Subject, count, time_ratios
 from util.errors import UserError
 
@@ -227,3 +228,30 @@ def test_runs_interleave(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(UserError, match="--models cat: choose from published"):
         main(["step", "--models", "cat", "--size", "32", "--ngf", "2", "--iterations", "0"])
+
+
+def test_choices_are_counted_beside_plain_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--size", "32", "--ngf", "4", "--netG", "resnet_4blocks", "--rounds", "2", "--choices", "r1,src,cutcam"]
+    assert main(["choices", *flags, "--json", str(tmp_path / "made/new.json")]) == 0
+    found = json.loads((tmp_path / "made/new.json").read_text())["choices"]
+    assert list(found) == ["cut", "r1", "src", "cutcam"]
+    assert found["cut"] | {"time_ratio": 1.0} == {"flags": "--model cut", "share": 1.0} | dict.fromkeys(
+        ("flops_ratio", "saved_peak_ratio", "time_ratio"), 1.0
+    )
+    assert found["src"]["flops_ratio"] > 1
+    assert 1 < found["r1"]["flops_ratio"] < 1.2  # a sixteenth of what a step with it takes more
+    assert "| src | `--model cut --extra_losses src` |" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--choices cats: choose of cut, FastCUT"):
+        main(["choices", *flags[:-1], "cats"])
+
+
+def test_operations_are_those_of_the_flop_counter() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3))
+    image = torch.randn(2, 3, 16, 16)
+
+    def call() -> None:
+        net(image).mean().backward()
+
+    with FlopCounterMode(display=False) as counter:
+        call()
+    assert operations(call) == counter.get_total_flops() > 0

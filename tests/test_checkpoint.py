@@ -145,7 +145,7 @@ def test_an_export_is_a_plain_state_dict_with_the_published_names(tmp_path: Path
             published.setdefault(name, set()).add(line.split()[0])
     for name, net in networks().items():
         path = tmp_path / f"latest_net_{name}.pth"
-        export_weights(path, net)
+        export_weights(path, net.state_dict())
         content = torch.load(path, weights_only=True)
         assert list(content) == list(net.state_dict())
         assert all(isinstance(value, torch.Tensor) and not value.requires_grad for value in content.values())
@@ -162,7 +162,7 @@ def test_weights_that_do_not_fit_say_what_and_which_flags(tmp_path: Path) -> Non
     path = tmp_path / "latest_net_G.pth"
     small, wide = build_generator("resnet_6blocks", ngf=4), build_generator("resnet_6blocks", ngf=8)
     deep = build_generator("resnet_9blocks", ngf=4)
-    export_weights(path, small)
+    export_weights(path, small.state_dict())
     before = {key: value.clone() for key, value in wide.state_dict().items()}
     words = r"latest_net_G\.pth: does not fit.*has model\.1\.weight of shape \(4, 3, 7, 7\) instead of \(8, 3, 7, 7\)"
     with pytest.raises(CheckpointError, match=words + r".*and \d+ more.*--ngf"):
@@ -188,7 +188,7 @@ def test_counters_of_old_batch_norms_do_not_matter(tmp_path: Path) -> None:
 
 def test_damaged_weights_are_refused_by_name(tmp_path: Path) -> None:
     path, net = tmp_path / "latest_net_G.pth", nn.Linear(2, 2)
-    export_weights(path, net)
+    export_weights(path, net.state_dict())
     whole = path.read_bytes()
     for length in (0, 1, 2, 10, 30, 100, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:length])

@@ -325,7 +325,7 @@ def test_published_weights_translate_a_folder_of_images(tmp_path: Path) -> None:
     flags = ["--model", "cut", "--netG", "resnet_6blocks", "--ngf", "4", "--crop_size", "32"]
     run = train_options(["--dataroot", "x", "--init_gain", "1", *flags])
     net = MODELS.get("cut").from_options(run).nets["G"]
-    export_weights(tmp_path / "zoo/horse2zebra/latest_net_G.pth", net)
+    export_weights(tmp_path / "zoo/horse2zebra/latest_net_G.pth", net.state_dict())
     write(tmp_path / "photos/a.png", np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8))
     place = ["--checkpoints_dir", "zoo", "--name", "horse2zebra", "--gpu_ids", "-1", "--dataroot", "photos"]
     result = done(run_script("test.py", *place, *flags, "--dataset_mode", "single", cwd=tmp_path))
@@ -462,7 +462,7 @@ def plain_run(colour: Trained) -> None:
     run = train_options([*flags, "--ngf", "4", "--netG", "resnet_4blocks", "--nce_layers", "0,4"])
     write_atomic(run.folder / OPTIONS_FILE, dump_yaml(run.groups()).encode())
     write_atomic(run.folder / "domains.json", (colour.folder / "domains.json").read_bytes())
-    export_weights(run.folder / "latest_net_G.pth", MODELS.get("cut").from_options(run).nets["G"])
+    export_weights(run.folder / "latest_net_G.pth", MODELS.get("cut").from_options(run).nets["G"].state_dict())
 
 
 def test_labels_beyond_the_head_stop_training_before_anything_is_written(colour: Trained) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from data.base import DataError
 from models import load_run
-from models.fcam_model import FCamModel
+from models.fcam_model import FcamModel
 from options.groups import Explanation, Inference
 from options.parse import inference_options
 from options.schema import OptionError
@@ -123,7 +123,7 @@ def test_saved_maps_have_the_scores_that_are_written(home: Path, tmp_path: Path)
 def test_a_map_is_what_the_model_sees_in_the_whole_image(home: Path, tmp_path: Path) -> None:
     folder = mapped(home, "fcam", tmp_path)
     model = load_run(home / "ck" / "fcam")
-    assert isinstance(model, FCamModel)
+    assert isinstance(model, FcamModel)
     picture = cv2.imread(str(home / "data" / "testA" / "03.png"))
     assert picture is not None
     image = torch.from_numpy(picture[:, :, ::-1].copy()).permute(2, 0, 1)[None] / 255

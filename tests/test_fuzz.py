@@ -65,7 +65,7 @@ def test_damaged_files_of_other_kinds_are_refused_or_read() -> None:
 
 def test_weights_are_compared_with_the_checksums_of_their_archive(tmp_path: Path) -> None:
     path, net = tmp_path / "latest_net_G.pth", nn.Linear(8, 8)
-    export_weights(path, net)
+    export_weights(path, net.state_dict())
     data, weights = bytearray(path.read_bytes()), net.weight.detach().numpy().tobytes()
     data[bytes(data).index(weights) + 100] ^= 1
     path.write_bytes(data)

@@ -41,6 +41,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("models.guards", 1),
     ("models.head_watch", 1),
     ("models.seeding", 1),
+    ("models.queries", 1),
     ("models.pseudo_labels", 1),
     ("data.transforms", 1),
     ("data.sampler", 1),
@@ -57,6 +58,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("data.wsol_splits", 2),
     ("data.wsol_truth", 2),
     ("models.localisation", 2),
+    ("data.pairing", 2),
     ("data.imagenette", 2),
     ("models.published_classifier", 2),
     ("models.teacher", 2),
@@ -66,6 +68,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.engine*", 2),
     ("options.groups", 2),
     # 3: what can be added by one file
+    ("models.terms*", 3),
     ("models.*_model", 3),
     ("models.*_options", 3),
     ("data.*_dataset", 3),
@@ -84,6 +87,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("test", 6),
     ("cam_infer", 6),
     ("models.judge", 6),  # trains and loads whole runs, as scripts do
+    ("models.subjects", 6),
     ("scripts.*", 6),
     # Packages without a line of code.
     ("options", 0),
@@ -99,6 +103,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("models.cam*", "models.cam*"),
     ("models.losses*", "models.cam.functional"),
     ("models.guards", "models.cam.functional"),
+    ("models.queries", "models.cam.functional"),
     ("models.head_watch", "models.guards"),
     ("models.pseudo_labels", "models.clustering"),
     ("util.visual*", "util.visual*"),
@@ -109,6 +114,9 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("data.wsol_truth", "data.base"),
     ("models.localisation", "data.wsol_truth"),
     ("models.trained_classifier", "models.base"),
+    ("data.pairing", "data.base"),
+    ("data.pairing", "data.annotations"),
+    ("data.domain", "data.pairing"),
     ("data.imagenette", "data.base"),
     ("models.judge", "options.parse"),
     ("util.visual.cam_table", "models.cam.functional"),
@@ -119,7 +127,10 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("data.*_dataset", "data.*_dataset"),
     ("models.*_model", "models.*_model"),  # one other; see below
     ("models.*_model", "models.*_options"),
+    ("models.*_model", "models.terms"),
+    ("models.terms*", "models.terms*"),
     ("models.*_options", "models.*_model"),  # options extend the other model's
+    ("models.*_options", "models.*_options"),
     ("options.parse", "options.flags"),
     ("options.parse", "options.yaml_config"),
     ("options.published_yaml", "options.flags"),

@@ -92,10 +92,10 @@ def _check_archive(path: Path, payload: bytes) -> None:
         raise CheckpointError(f"{path}: is damaged (the checksum of {printable(damaged)[:200]} does not fit)")
 
 
-def export_weights(path: Path, net: nn.Module) -> None:
+def export_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a network's state dict the way CUT does, one plain file a network."""
     buffer = io.BytesIO()
-    torch.save({key: value.detach().cpu() for key, value in net.state_dict().items()}, buffer)
+    torch.save({key: value.detach().cpu() for key, value in weights.items()}, buffer)
     write_atomic(path, buffer.getvalue(), durable=True)
 
 
@@ -133,7 +133,7 @@ def load_weights(
     weights = unwrap(read_plain(path))
     if not isinstance(weights, dict) or not all(_is_plain(key, value) for key, value in weights.items()):
         raise CheckpointError(f"{path}: holds no state dict of a network")
-    weights, expected = adapt(weights), net.state_dict()
+    weights, expected = _without_unused(adapt(weights), net), net.state_dict()
     # Files of very old PyTorch versions lack or carry counters of batch norm that change nothing.
     weights = {key: value for key, value in weights.items() if key in expected or "num_batches" not in key}
     problems = [f"lacks {key}" for key in expected if key not in weights and "num_batches" not in key]
@@ -158,6 +158,16 @@ def load_weights(
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{path}: {key} holds NaN or infinite values; use an earlier checkpoint")
     net.load_state_dict(weights, strict=False)
+
+
+def _without_unused(weights: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Weights without the running statistics of instance norms, which PyTorch saved before 0.4 and nothing reads."""
+    norms = {name for name, module in net.named_modules() if isinstance(module, nn.InstanceNorm2d)}
+    return {
+        key: value
+        for key, value in weights.items()
+        if not (key.endswith((".running_mean", ".running_var")) and key.rpartition(".")[0] in norms)
+    }
 
 
 def _is_plain(key: Any, value: Any) -> bool:

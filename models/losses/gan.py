@@ -137,3 +137,22 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
         (slope,) = torch.autograd.grad(score, between, create_graph=True)
     length: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
     return (length - 1).square().mean()
+
+
+def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Mean squared gradient of the critic at real images (Mescheder et al., ICML 2018, eq. 9, without gamma / 2).
+
+    The critic of an image is the mean of its map. Autocast is off inside, as the gradients here are not loss-scaled.
+
+    Args:
+        critic: (N,C,H,W) -> (N,...). Its norm layers must not mix images.
+        real: (N,C,H,W); no gradient flows to it.
+
+    Returns:
+        Scalar, differentiable in the critic's parameters.
+    """
+    with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
+        at = full_precision(real.detach()).requires_grad_(True)
+        score = critic(at).flatten(1).mean(dim=1).sum()
+        (slope,) = torch.autograd.grad(score, at, create_graph=True)
+    return slope.flatten(1).square().sum(dim=1).mean()

@@ -39,7 +39,7 @@ def has_bias(norm: str) -> bool:
     return norm == "instance"
 
 
-def _binomial_kernel(size: int) -> Tensor:
+def binomial_kernel(size: int) -> Tensor:
     """(size, size) outer product of a row of Pascal's triangle with itself, sum 1."""
     row = torch.ones(1, dtype=torch.float64)
     for _ in range(size - 1):
@@ -59,7 +59,7 @@ class BlurDownsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.register_buffer("filt", _binomial_kernel(3).repeat(channels, 1, 1, 1))
+        self.register_buffer("filt", binomial_kernel(3).repeat(channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
@@ -77,7 +77,7 @@ class BlurUpsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.register_buffer("filt", 4 * _binomial_kernel(4).repeat(channels, 1, 1, 1))
+        self.register_buffer("filt", 4 * binomial_kernel(4).repeat(channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from models.networks.blocks import BlurDownsample, has_bias, norm_layer
 
@@ -92,3 +94,20 @@ class PixelDiscriminator(nn.Module):
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """The image's own size."""
         return height, width
+
+
+def with_spectral_norm(net: nn.Module, draws: torch.Generator | None = None) -> None:
+    """Let every convolution divide its weight by an estimate of its largest singular value.
+
+    One step of power iteration in every training pass (Miyato et al., ICLR 2018, arXiv:1802.05957). Weights are then
+    saved under `...parametrizations.weight.original`.
+
+    Args:
+        draws: where the iterations start; None: anywhere.
+    """
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    with torch.random.fork_rng(devices=[]):  # it draws from the global generator
+        if draws is not None:
+            torch.manual_seed(int(torch.randint(2**62, (), generator=draws)))
+        for convolution in convolutions:
+            spectral_norm(convolution)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -15,6 +15,21 @@ class Tap(NamedTuple):
     channels: int
     stride: int  # input pixels per feature position
     border: int = 0  # positions on every side that lie outside the image (padding)
+
+
+def run_in_order(
+    modules: Iterable[nn.Module], x: Tensor, layers: Sequence[int], decode: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """`Generator._run` of a network whose layer ids count its modules."""
+    last = None if decode else max(layers)
+    kept: dict[int, Tensor] = {}
+    for layer, module in enumerate(modules):
+        x = module(x)
+        if layer in layers:
+            kept[layer] = x
+        if layer == last:
+            break
+    return x, [kept[layer] for layer in layers]
 
 
 class Generator(nn.Module, ABC):
@@ -61,6 +76,14 @@ class Generator(nn.Module, ABC):
                 f"{self.size_multiple}: pad or resize it first"
             )
         return self._run(x, layers, decode=True)
+
+    def decode(self, feature: Tensor, layer: int) -> Tensor:
+        """The image of a feature of `layer`: what follows that layer, so that decode(encode(x, (l,))[0], l) = G(x).
+
+        Raises:
+            ValueError: an id outside `valid_layers`, or a generator whose decoder reads more than one layer.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be entered at a layer: use one of the resnet generators")
 
     def encode(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Features of `layers`, in that order; nothing after the last layer asked for is computed.

@@ -7,6 +7,20 @@ from torch import Tensor, nn
 
 INIT_TYPES = ("normal", "xavier", "kaiming", "orthogonal")
 
+
+class OwnWeights(nn.Module):
+    """A layer whose weights begin as its design asks, whatever `init_type` says."""
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Draw the first weights, in place; biases are 0. None draws from PyTorch's global generator."""
+        raise NotImplementedError
+
+    @staticmethod
+    def draw_normal(weight: nn.Parameter, generator: torch.Generator | None) -> None:
+        """N(0, 1), drawn on the CPU in float32 as all first weights are."""
+        _assign(weight, torch.empty(weight.shape).normal_(generator=generator))
+
+
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -15,6 +29,8 @@ def init_weights(
     net: nn.Module, init_type: str = "xavier", gain: float = 0.02, generator: torch.Generator | None = None
 ) -> None:
     """Draw the weights of every convolution, linear layer and batch norm of `net`, in place; biases become 0.
+
+    A layer with `OwnWeights` draws its own.
 
     Args:
         net: any module; its layers are visited in the order of `net.modules()`.
@@ -34,6 +50,8 @@ def init_weights(
             _assign(module.weight, _draw(module.weight.shape, init_type, gain, generator))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, OwnWeights):
+            module.draw(generator)
         elif isinstance(module, _NORMS) and module.affine:
             _assign(module.weight, torch.empty(module.weight.shape).normal_(1.0, gain, generator=generator))
             nn.init.zeros_(module.bias)

@@ -87,7 +87,8 @@ class PatchSampleF(nn.Module):
 
         Args:
             features: per map (N, C, H, W), C as declared.
-            ids: per map (P,) int64 positions as `draw_patch_ids` returns them; None: every position.
+            ids: per map (P,) int64 positions as `draw_patch_ids` returns them, or (N, P), each image's own; None: every
+                position.
 
         Returns:
             Per map (N * P, C_out), at least float32, each row divided by (its L2 norm + 1e-7). Rows are
@@ -100,21 +101,35 @@ class PatchSampleF(nn.Module):
         if len(features) != wanted or (ids is not None and len(ids) != wanted):
             given = len(features) if ids is None else (len(features), len(ids))
             raise ValueError(f"PatchSampleF was built for {wanted} feature maps and as many ids, but got {given}")
-        embeddings = list(self.children()) or [nn.Identity()] * wanted
-        rows = []
-        for index, (feature, embed) in enumerate(zip(features, embeddings, strict=True)):
-            vectors = _vectors(feature, None if ids is None else ids[index])
-            # A fresh MLP's outputs are of the order 1e-5: in 16 bits, dividing by their norm would overflow.
-            with torch.autocast(vectors.device.type, enabled=False):
-                rows.append(_unit(embed(vectors.to(torch.promote_types(vectors.dtype, torch.float32)))))
-        return rows
+        return [
+            self.embed(index, feature, None if ids is None else ids[index]) for index, feature in enumerate(features)
+        ]
+
+    def embed(self, index: int, feature: Tensor, ids: Tensor | None = None) -> Tensor:
+        """One map's vectors, as `forward` embeds those of map `index`.
+
+        Args:
+            feature: (N, C, H, W), C as declared for that map.
+            ids: (P,) or (N, P) int64 positions; None: every position.
+
+        Returns:
+            (N * P, C_out), as `forward` returns them.
+        """
+        vectors = _vectors(feature, ids)
+        # A fresh MLP's outputs are of the order 1e-5: in 16 bits, dividing by their norm would overflow.
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+            layers = list(self.children())
+            return _unit(layers[index](vectors) if layers else vectors)
 
 
 def _vectors(feature: Tensor, ids: Tensor | None) -> Tensor:
     """(N, C, H, W) -> (N * P, C)."""
     flat = feature.flatten(2)
     if ids is not None:
-        flat = flat.index_select(2, ids.to(flat.device))
+        ids = ids.to(flat.device)
+        own = ids.ndim == 2
+        flat = flat.gather(2, ids[:, None].expand(-1, flat.shape[1], -1)) if own else flat.index_select(2, ids)
     return flat.transpose(1, 2).flatten(0, 1)
 
 

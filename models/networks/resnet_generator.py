@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from models.networks.blocks import BlurDownsample, BlurUpsample, ResnetBlock, has_bias, norm_layer
-from models.networks.generator_base import Generator, Tap
+from models.networks.generator_base import Generator, Tap, run_in_order
 
 
 class ResnetGenerator(Generator):
@@ -61,15 +61,13 @@ class ResnetGenerator(Generator):
         self.model = nn.Sequential(*build.modules)
 
     def _run(self, x: Tensor, layers: Sequence[int], decode: bool) -> tuple[Tensor, list[Tensor]]:
-        last = len(self.model) - 1 if decode else max(layers)
-        kept: dict[int, Tensor] = {}
-        for layer, module in enumerate(self.model):
-            x = module(x)
-            if layer in layers:
-                kept[layer] = x
-            if layer == last:
-                break
-        return x, [kept[layer] for layer in layers]
+        return run_in_order(self.model, x, layers, decode)
+
+    def decode(self, feature: Tensor, layer: int) -> Tensor:
+        self._check_layers((layer,))
+        for module in self.model[layer + 1 :]:
+            feature = module(feature)
+        return feature
 
 
 class _Builder:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,30 @@ def cost_of(call: Callable[[], object], nets: Iterable[nn.Module], generator: nn
         full_passes=passes.full,
         encoder_passes=passes.encoded - passes.full,
     )
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Operations of convolutions and matrix products in a call, also where it takes gradients inside.
+
+    `FlopCounterMode` follows modules through backward passes as well, which fails under `torch.autograd.grad`.
+    """
+    with _Operations() as counter:
+        call()
+    total: int = counter.total
+    return total
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class SavedTensors:

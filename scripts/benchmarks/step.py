@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -154,7 +154,18 @@ def count(subject: Subject) -> Costs:
     return Costs(plain, capped, monitors, watched)
 
 
-def time_ratios(subjects: Sequence[Subject], iterations: int, warm_up: int) -> dict[str, float]:
+class Timed(Protocol):
+    """What can be timed step by step."""
+
+    @property
+    def name(self) -> str: ...
+
+    def step(self, number: int) -> None: ...
+
+
+def time_ratios(
+    subjects: Sequence[Timed], iterations: int, warm_up: int, yardstick: str = YARDSTICK
+) -> dict[str, float]:
     """Median time of each subject's step over the yardstick's; runs interleave, each round beginning elsewhere."""
     seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
     for turn in range(warm_up + iterations):
@@ -165,7 +176,7 @@ def time_ratios(subjects: Sequence[Subject], iterations: int, warm_up: int) -> d
             if turn >= warm_up:
                 seconds[subject.name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return {name: median / medians[YARDSTICK] for name, median in medians.items()}
+    return {name: median / medians[yardstick] for name, median in medians.items()}
 
 
 # -- the command ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data.annotations import read_boxes, read_masks, read_pairs
+from data.pairing import pairs_by_name
 from options.groups import Evaluation
 from options.parse import RunOptions
 from options.schema import OptionError
@@ -22,13 +23,18 @@ def pairs_of(
 ) -> list[tuple[int, int]] | None:
     """True pairs from --pairs, or from `pairs_<phase>.csv` in the data where it is; None without either.
 
+    Of a run that was trained on pairs, images of one name are pairs too.
+
     Raises:
         DataError: the table cannot be used.
     """
     root = Path(run.data.dataroot)
     table = Path(wanted.pairs) if wanted.pairs else root / f"pairs_{phase}.csv"
-    if target is None or not (wanted.pairs or table.is_file()):
+    if target is None:
         return None
+    if not (wanted.pairs or table.is_file()):
+        aligned = run.data.dataset_mode == "aligned"
+        return (pairs_by_name(root, source.files, target.files) or None) if aligned else None
     return read_pairs(table, below(root, source.files), below(root, target.files), run.data.direction)
 
 
@@ -38,11 +44,19 @@ def boxes_of(run: RunOptions, wanted: Evaluation, phase: str, source: ImageSet) 
     Raises:
         DataError: a table or a folder cannot be used.
     """
-    root = Path(run.data.dataroot)
-    names = below(root, source.files)
-    table = Path(wanted.boxes) if wanted.boxes else root / "boxes.csv"
-    folder = Path(wanted.masks) if wanted.masks else root / f"masks_{phase}"
-    with_boxes, with_masks = bool(wanted.boxes) or table.is_file(), bool(wanted.masks) or folder.is_dir()
+    return find_boxes(Path(run.data.dataroot), phase, source.files, wanted.boxes, wanted.masks)
+
+
+def find_boxes(root: Path, phase: str, files: Sequence[Path], boxes: str | None, masks: str | None) -> Boxes | None:
+    """Targets of images from a table and a folder, or where none are given from those in the data root, if there.
+
+    Raises:
+        DataError: a table or a folder cannot be used.
+    """
+    names = below(root, files)
+    table = Path(boxes) if boxes else root / "boxes.csv"
+    folder = Path(masks) if masks else root / f"masks_{phase}"
+    with_boxes, with_masks = bool(boxes) or table.is_file(), bool(masks) or folder.is_dir()
     if not with_boxes and not with_masks:
         return None
     return Boxes(

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from data.base import UNKNOWN, DataError, domain_folder, labels_from_table, read_labels
+from data.base import UNKNOWN, DataError, labels_from_table, read_labels
 from data.checkup import check_up, require_usable
 from data.domain import LABELS_FILE, open_domain
 from data.images import DomainFormat, decode, unit_to_uint8
+from data.pairing import place_of
 from data.single_dataset import SingleDataset, WholeImage
 from models.base import Explanation, Model
 from options.parse import RunOptions
@@ -54,17 +55,18 @@ def target_set(run: RunOptions, phase: str, fmt: DomainFormat, most: float) -> I
     """
     root, skip = Path(run.data.dataroot), run.data.on_bad_image == "skip"
     try:
-        folder = domain_folder(root, phase, run.data.direction[-1])
+        place = place_of(root, phase, run.data.direction[-1], run.data.dataset_mode)
     except DataError:
         return None
-    found = check_up(folder, most=most, depth=fmt.depth, quiet=run.log.quiet)
+    found = check_up(place.folder, most=most, depth=fmt.depth, quiet=run.log.quiet)
     require_usable([found], skip)
-    domain = open_domain(found, run.networks.output_nc, "auto", seed=run.experiment.seed, known=fmt)
+    seed, half = run.experiment.seed, place.half
+    domain = open_domain(found, run.networks.output_nc, "auto", seed=seed, known=fmt, half=half)
     table = root / LABELS_FILE
     labels = [UNKNOWN] * len(domain.files)
     if table.is_file():  # the target's labels are for measuring; training never reads them
         labels, _ = labels_from_table(domain.files, root, read_labels(table))
-    return ImageSet(folder.name, domain.files, domain.read, labels)
+    return ImageSet(place.name, domain.files, domain.read, labels)
 
 
 def translate_split(

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from data.base import DataError, domain_folder
+from data.base import DataError
+from data.pairing import place_of
 from models import MODELS
 from options.parse import RunOptions
 from options.schema import OptionError
@@ -43,7 +44,8 @@ class EpochEvaluation:
     """
 
     def __init__(self, run: RunOptions) -> None:
-        if "G" not in MODELS.get(run.experiment.model).inference_nets:
+        model = MODELS.get(run.experiment.model)
+        if model.translator not in model.inference_nets:
             raise OptionError(f"--eval_freq {run.log.eval_freq}: --model {run.experiment.model} does not translate")
         for name in run.log.eval_metrics:
             METRICS.get(name)
@@ -106,7 +108,8 @@ def evaluation_of(run: RunOptions) -> EpochEvaluation | None:
 def _has(run: RunOptions, phase: str) -> bool:
     try:
         # Only the folder of that very name: `test` must not stand for `val`, nor the other way round.
-        return domain_folder(Path(run.data.dataroot), phase, run.data.direction[0]).name.startswith(phase)
+        place = place_of(Path(run.data.dataroot), phase, run.data.direction[0], run.data.dataset_mode)
+        return place.folder.name.startswith(phase)
     except DataError:
         return False
 

@@ -1,1 +1,1 @@
-"""What `cam_infer.py` is made of: a split translated and explained by one epoch, and grids over several."""
+"""What `cam_infer.py` is made of: a split translated and explained, grids over epochs, and explainers of any run."""

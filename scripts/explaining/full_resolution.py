@@ -27,7 +27,7 @@ from data.transforms import Preprocess
 from data.wsol_dataset import WsolDataset
 from models import load_trained
 from models.base import Model
-from models.fcam_model import FCamModel
+from models.fcam_model import FcamModel
 from models.judge import with_channels
 from options.groups import Explanation, Inference
 from options.parse import OPTIONS_FILE, RunOptions, extra, inference_options
@@ -135,7 +135,7 @@ class Mapper:
     """
 
     def __init__(self, model: Model[Any], run: RunOptions) -> None:
-        if not isinstance(model, FCamModel):
+        if not isinstance(model, FcamModel):
             raise OptionError(f"--fcam {run.experiment.name}: is a run of --model {run.experiment.model}, not of fcam")
         self.name, self._model, self._channels = run.experiment.name, model, run.networks.input_nc
         self._preprocess: Preprocess = preprocess_from(run, model.size_multiple).for_inference()

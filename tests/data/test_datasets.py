@@ -405,6 +405,6 @@ def test_a_run_that_never_started_has_no_formats(options: Options) -> None:
 
 
 def test_the_data_sets_are_registered() -> None:
-    assert DATASETS.names() == ["classes", "single", "unaligned", "wsol"]
+    assert DATASETS.names() == ["aligned", "classes", "single", "singleimage", "unaligned", "wsol"]
     assert DATASETS.get("unaligned") is UnalignedDataset
     assert DATASETS.get("single") is SingleDataset

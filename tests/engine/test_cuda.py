@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 CUTCAM = ("--model", "cutcam", "--num_classes", "4", "--cam_weight_adv", "--lambda_IDT", "1", "--lambda_EDGE", "1")
 FCAM = ("--model", "fcam", "--classifier_run", str(classifier_run(*JUDGE)), *map(str, SMALL))
+SRUNIT = ("--model", "srunit", "--inact_epochs", "0", "--D_noise", "0.1", "--reg_mode")
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-@pytest.mark.parametrize("flags", [("--model", "cut"), CUTCAM, FCAM])
+@pytest.mark.parametrize("flags", [("--model", "cut"), CUTCAM, FCAM, (*SRUNIT, "released"), (*SRUNIT, "quotient")])
 def test_steps_are_finite_and_move_every_network(bench: BenchMaker, flags: tuple[str, ...], amp: str) -> None:
     case = bench(*flags, "--amp", amp)
     device = torch.device("cuda")

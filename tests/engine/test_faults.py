@@ -30,13 +30,13 @@ CUTCAM = ("--model", "cutcam", "--num_classes", 4, "--n_epochs", 2, "--n_epochs_
 
 def break_contrast(monkeypatch: pytest.MonkeyPatch, steps: Container[int]) -> None:
     """NCE_Y is NaN in these steps, counted from 0."""
-    contrast = CutModel.contrast
+    g_losses = CutModel.g_losses
 
-    def broken(self: CutModel, state: Any, query: Any, key: Any) -> torch.Tensor:
-        value = contrast(self, state, query, key)
-        return value * float("nan") if state.info.step in steps and query is state.query_B else value
+    def broken(self: CutModel, state: Any) -> dict[str, torch.Tensor]:
+        terms = g_losses(self, state)
+        return terms | {"NCE_Y": terms["NCE_Y"] * float("nan")} if state.info.step in steps else terms
 
-    monkeypatch.setattr(CutModel, "contrast", broken)
+    monkeypatch.setattr(CutModel, "g_losses", broken)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_every_term(

@@ -1,8 +1,9 @@
 """Two processes equal one process with twice the batch.
 
-Stated exceptions: batch norm and --nce_includes_all_negatives_from_minibatch mix the images of one process only,
-dropout draws by process, and the monitors that remember maps of earlier images do so by process. Optimisers other
-than SGD turn round-off into steps of full size where a gradient is nearly zero.
+Stated exceptions: batch norm, --nce_includes_all_negatives_from_minibatch and --pool_size mix the images of one process
+only (--mbstd_group mixes neighbours, so that processes with whole groups agree with one), dropout draws by process, and
+the monitors that remember maps of earlier images do so by process. Optimisers other than SGD turn round-off into steps
+of full size where a gradient is nearly zero.
 
 Most cases run in double precision: losses with kinks (L1, minimum and maximum of a map) multiply a difference by
 about 100 in every step, also between two runs of one process, so that round-off of single precision passes 1e-5
@@ -47,6 +48,7 @@ CUTCAM = (
     *("--model", "cutcam", "--num_classes", 4, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
     *("--cls_start_epoch", 0, "--cam_start_epoch", 0),
 )
+SRUNIT = ("--model", "srunit", "--D_noise", 0.1, "--inact_epochs")
 CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
     "cut": (("--model", "cut"), {}),
     "cut in single precision": (("--model", "cut"), {}),
@@ -57,6 +59,24 @@ CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
     "cutcam": (CUTCAM, {}),
     "cutcam with some labels": ((*CUTCAM, "--cam_norm", "l2"), {"labelled": (0, 1)}),
     "cutcam without labels": ((*CUTCAM, "--pseudo_labels", "sinkhorn", "--pseudo_every", 1), {"labelled": ()}),
+    "srunit": ((*SRUNIT, 0), {}),
+    "srunit, released, FastCUT": (
+        (*SRUNIT, 1, "--reg_mode", "released", "--reg_type", "v1", "--CUT_mode", "FastCUT"),
+        {},
+    ),
+    "cycle_gan": (("--model", "cycle_gan", "--pool_size", 0), {}),
+    "dclgan wgangp": (("--model", "dclgan", "--gan_mode", "wgangp"), {}),
+    "sincut": (
+        (
+            *("--model", "sincut", "--netG", "stylegan2", "--ngf", 1, "--ndf", 1, "--mbstd_group", 2, "--lr", 0.02),
+            *("--max_dataset_size", 1, "--crops_per_epoch", 5, "--nce_includes_all_negatives_from_minibatch", False),
+        ),
+        {},
+    ),
+    "pix2pix": (
+        ("--model", "pix2pix", "--normG", "instance", "--normD", "instance", "--no_dropout", "--lr", 0.002),
+        {"count": (5, 5)},
+    ),
     "classifier": (
         ("--model", "classifier", "--num_classes", 4, "--lr", 0.01, "--val_share", 0.4),
         {"count": (9, 4)},  # 4 of them held out
@@ -69,6 +89,15 @@ CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
         ("--model", "fcam", "--classifier_run", classifier_run(*JUDGE), *SMALL, "--lr", 0.01, "--val_share", 0.4),
         {"count": (9, 4)},
     ),
+}
+TERMS = {  # where they are not CUT's
+    "classifier": {"C", "CLS"},
+    "cycle_gan": {"D", "D_A_fake", "D_B_real", "G", "G_GAN_A", "CYC_A", "CYC_B", "IDT_B"},
+    "dclgan": {"D", "D_A_GP", "D_B_real", "G", "G_GAN_B", "NCE_A", "NCE_B", "IDT_A"},
+    "sincut": {"D", "D_fake", "D_real", "D_R1", "G", "G_GAN", "NCE", "NCE_Y", "IDT"},
+    "pix2pix": {"D", "D_fake", "D_real", "G", "G_GAN", "L1"},
+    "std_cl": {"C", "CLS"},
+    "fcam": {"S", "SL", "CRF", "SIZE", "ENT"},
 }
 Runs = dict[str, tuple[Path, Path]]  # one process, two processes
 
@@ -227,8 +256,7 @@ def test_losses_agree(runs: Runs, case: str) -> None:
     assert [line["step"] for line in one] == [line["step"] for line in two] == expected
     assert [line["total_iters"] for line in two] == [4 * step for step in expected]
     names = [n for n in one[0] if n[0].isupper() and n not in ("CAM_cross_corr", "CAM_corr_gain")]
-    own = {"classifier": {"C", "CLS"}, "std_cl": {"C", "CLS"}, "fcam": {"S", "SL", "CRF", "SIZE", "ENT"}}
-    assert own.get(case, {"D_fake", "D_real", "G_GAN", "NCE", "D", "G"}) <= set(names)
+    assert TERMS.get(case.split()[0], {"D_fake", "D_real", "G_GAN", "NCE", "D", "G"}) <= set(names)
     assert ("CAM" in names) == ("CAM_weight" in names) == case.startswith("cutcam")
     for a, b in zip(one, two, strict=True):
         assert {n: b[n] for n in names} == pytest.approx({n: a[n] for n in names}, rel=1e-5, abs=1e-6)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.losses.cam import adversarial_weights
-from models.losses.gan import GAN_MODES, gan_loss, gan_map, gradient_penalty
+from models.losses.gan import GAN_MODES, gan_loss, gan_map, gradient_penalty, r1_penalty
 
 
 def logits(*shape: int, seed: int = 0) -> Tensor:
@@ -219,3 +219,26 @@ def test_penalty_gradcheck() -> None:
 def test_penalty_needs_equal_shapes() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         gradient_penalty(lambda image: image, torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4), torch.zeros(1))
+
+
+def test_r1_is_the_squared_slope_of_the_critic_at_real_images() -> None:
+    weight = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    real = logits(2, 1, 4, 4).requires_grad_(True)
+    penalty = r1_penalty(lambda image: weight * image**2, real)
+    # The critic is the mean of 16 values w x^2, so its slope is 2 w x / 16, and the penalty the sum of its squares.
+    expected = (2 * 3 * real.detach() / 16).square().sum() / 2
+    assert penalty.item() == pytest.approx(float(expected), rel=1e-12)
+    to_real, to_weight = torch.autograd.grad(penalty, [real, weight], allow_unused=True)
+    assert to_real is None
+    assert to_weight.item() == pytest.approx(2 * float(expected) / 3, rel=1e-12)
+
+
+def test_r1_is_computed_in_full_precision_under_autocast() -> None:
+    real, weight = torch.randn(1, 1, 4, 4), torch.randn(1, 1, 3, 3, requires_grad=True)
+
+    def penalty() -> Tensor:
+        return r1_penalty(lambda image: F.conv2d(image, weight).tanh(), real)
+
+    outside = penalty()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(penalty(), outside)

@@ -216,8 +216,7 @@ def test_top_1_and_top_5_count_the_rightly_named() -> None:
     score = np.zeros((10, 10))
     score[2:6, 2:6] = 1
     truth = Truth((10, 10), boxes([2, 2, 6, 6]))
-    rankings = [[3, 1, 2, 4, 5, 0], [1, 2, 3, 4, 5, 0], [1, 2, 4, 5, 0, 3], [9]]
-    rankings[0] = [1, 2, 4, 5, 3, 0]  # fifth
+    rankings = [[3, 1, 2, 4, 5, 0], [1, 2, 4, 5, 3, 0], [1, 2, 4, 5, 0, 3], [9]]
     scores = localisation_scores([score] * 4, [truth] * 4, labels=[3] * 4, rankings=rankings, side=0)
     assert value(scores, "MaxBoxAcc") == 100
     assert (value(scores, "top1_loc"), value(scores, "top5_loc")) == (25, 50)

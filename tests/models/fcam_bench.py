@@ -39,5 +39,5 @@ def write_run(folder: Path, *flags: object) -> Path:
     model = MODELS.get(run.experiment.model).from_options(run)
     (folder / OPTIONS_FILE).write_text(dump_yaml(run.groups()))
     for name, net in model.nets.items():
-        export_weights(folder / f"latest_net_{name}.pth", net)
+        export_weights(folder / f"latest_net_{name}.pth", net.state_dict())
     return folder

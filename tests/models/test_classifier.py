@@ -251,7 +251,7 @@ def test_published_weights_are_loaded_and_a_head_of_other_classes_starts_anew(
 
 
 def test_a_file_of_another_network_is_refused(train_run: Trained, data: DataMaker, tmp_path: Path) -> None:
-    export_weights(tmp_path / "other.pth", built("judge"))
+    export_weights(tmp_path / "other.pth", built("judge").state_dict())
     with pytest.raises(CheckpointError, match=r"other\.pth: does not fit the network: .*check --arch"):
         train_run("wrong", data(), *flags_with(tmp_path / "other.pth"))
     with pytest.raises(CheckpointError, match=r"absent\.pth: does not exist"):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from data.wsol_truth import WsolBatch
 from models import load_run
-from models.fcam_model import FCamModel, FCamState, seed_counts
+from models.fcam_model import FcamModel, FcamState, seed_counts
 from models.losses.crf import Affinity, crf_energy, weight_from_fcam
 from options.parse import train_options
 from options.schema import OptionError
@@ -37,15 +37,15 @@ def flags(*more: object, source: tuple[object, ...] = JUDGE) -> tuple[object, ..
     return (*FCAM, "--classifier_run", classifier_run(*source), "--batch_size", 2, *more)
 
 
-def state_of(made: Bench, epoch: int = 1) -> FCamState:
+def state_of(made: Bench, epoch: int = 1) -> FcamState:
     """Of the first batch, in an epoch counted from 1."""
     state = made.model.forward_train(made.batch(), StepInfo(0, 3, progress=epoch - 1))
-    assert isinstance(state, FCamState)
+    assert isinstance(state, FcamState)
     return state
 
 
 def terms_of(made: Bench, epoch: int = 1) -> dict[str, Tensor]:
-    assert isinstance(made.model, FCamModel)
+    assert isinstance(made.model, FcamModel)
     return made.model.losses(state_of(made, epoch))
 
 
@@ -93,7 +93,7 @@ def test_fcams_own_weight_of_the_crf(bench: BenchMaker) -> None:
 
 def test_maps_that_say_nothing_leave_every_value_finite(bench: BenchMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench(*flags())
-    assert isinstance(made.model, FCamModel)
+    assert isinstance(made.model, FcamModel)
     look = made.model.teacher.look
     monkeypatch.setattr(
         made.model.teacher, "look", lambda *args: (seen := look(*args))._replace(cam=torch.zeros_like(seen.cam))
@@ -140,7 +140,7 @@ def test_the_precision_of_seeds_is_known_where_the_truth_is(bench: BenchMaker) -
 def test_validation_is_of_images_and_their_truth(bench: BenchMaker) -> None:
     made = bench(*flags())
     model = made.model
-    assert isinstance(model, FCamModel)
+    assert isinstance(model, FcamModel)
     plain = list(made.dataset.whole_batches(2))
     info = StepInfo(0, 7)
     with model.evaluating(), torch.no_grad():
@@ -164,7 +164,7 @@ def test_validation_is_of_images_and_their_truth(bench: BenchMaker) -> None:
 def test_maps_of_the_model_are_probabilities_at_the_images_size(bench: BenchMaker) -> None:
     made = bench(*flags())
     model = made.model
-    assert isinstance(model, FCamModel)
+    assert isinstance(model, FcamModel)
     images = made.batch().A
     with model.evaluating():
         maps = model.full_resolution_maps(images, torch.tensor([0, 3]))
@@ -197,7 +197,7 @@ def test_the_classifier_of_any_run_is_kept_as_it_was_trained(
     run = train_run("fcam", data(), *FCAM, *own, *size)
     shutil.rmtree(folder)  # the run does without it
     again = load_run(run)
-    assert isinstance(again, FCamModel)
+    assert isinstance(again, FcamModel)
     torch.testing.assert_close(again.classify(images), expected, rtol=1e-4, atol=1e-6)
     assert again.full_resolution_maps(images).shape == (2, 32, 32)
     assert (run / "panels" / "epoch_001.png").is_file()
@@ -307,7 +307,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, given: tuple[object, ...], messag
     places = {"JUDGE": JUDGE, "CUT": cut}
     words = [classifier_run(*places[word]) if isinstance(word, str) and word in places else word for word in given]
     with pytest.raises(OptionError, match=message) as error:
-        FCamModel.from_options(train_options(tiny_flags(tmp_path, tmp_path, "--model", "fcam", *words)))
+        FcamModel.from_options(train_options(tiny_flags(tmp_path, tmp_path, "--model", "fcam", *words)))
     assert "\n" not in str(error.value)
 
 

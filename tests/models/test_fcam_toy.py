@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data.base import Batch
 from models import MODELS
-from models.fcam_model import FCamModel
+from models.fcam_model import FcamModel
 from models.seeding import precision_counts
 from models.teacher import Seen
 from options.parse import train_options
@@ -55,7 +55,7 @@ def test_pure_seeds_of_a_part_become_the_object() -> None:
     size = ("--crop_size", SIDE, "--load_size", SIDE, "--dataroot", "none", "--classifier_run", source)
     run = train_options([str(flag) for flag in (*FLAGS, *size)])
     model = MODELS.get("fcam").from_options(run)
-    assert isinstance(model, FCamModel)
+    assert isinstance(model, FcamModel)
     images, masks, cams = scenes(BATCH * STEPS, "training scenes")
     known = {step: slice(BATCH * step, BATCH * (step + 1)) for step in range(STEPS)}
     counts, at = torch.zeros(4), 0

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.networks import PatchDiscriminator, PixelDiscriminator, build_discriminator
+from models.networks.discriminators import with_spectral_norm
 
 
 def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -97,7 +98,31 @@ def test_gradients_reach_every_parameter(netD: str, norm: str) -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"unknown netD 'stylegan2'.*basic, n_layers, pixel"):
-        build_discriminator("stylegan2")
+    with pytest.raises(ValueError, match=r"unknown netD 'patch'.*basic, n_layers, pixel, stylegan2"):
+        build_discriminator("patch")
     with pytest.raises(ValueError, match="n_layers_D is 0"):
         build_discriminator("n_layers", n_layers=0)
+
+
+def test_spectral_norm_bounds_every_convolution_and_is_seeded() -> None:
+    def built(seed: int) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        return build_discriminator(ndf=8, spectral=True, init_type="normal", init_gain=1.0, generator=generator)
+
+    net, plain = built(0), PatchDiscriminator(ndf=8)
+    state = torch.random.get_rng_state()
+    with_spectral_norm(plain, torch.Generator())
+    assert torch.equal(state, torch.random.get_rng_state())
+    for _ in range(60):  # each pass iterates once
+        net(torch.zeros(1, 3, 32, 32))
+    norms = [
+        float(torch.linalg.matrix_norm(module.weight.detach().flatten(1), 2))
+        for module in net.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    assert len(norms) == 5
+    assert norms == pytest.approx([1.0] * 5, rel=0.02)
+    again, other = built(0).state_dict(), built(1).state_dict()
+    first = built(0).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert any(key.endswith("._u") and not torch.equal(value, other[key]) for key, value in first.items())

@@ -15,6 +15,7 @@ import pytest
 
 from data import DATASETS
 from models import MODELS
+from models.terms import TERMS
 from options import groups
 from options.flags import MEANINGLESS, parse_flags, suggest
 from options.groups import COMMON, Explanation, Inference
@@ -127,6 +128,7 @@ def everything() -> list[type[Group]]:
     """Every group of every script, model and data set."""
     kinds = [MODELS.get(name).Options for name in MODELS.names()]
     kinds += [DATASETS.get(name).Options for name in DATASETS.names()]
+    kinds += [TERMS.get(name).Options for name in TERMS.names()]
     return list(dict.fromkeys([*COMMON, Inference, Explanation, *kinds]))
 
 
@@ -275,6 +277,7 @@ def flag_list() -> str:
     kinds: dict[str, list[type[Group]]] = {
         "every script": [*COMMON, *(DATASETS.get(name).Options for name in DATASETS.names())],
         **{f"--model {name}": [MODELS.get(name).Options] for name in MODELS.names()},
+        **{f"--extra_losses {name}": [TERMS.get(name).Options] for name in TERMS.names()},
         "test.py, cam_infer.py": [Inference],
         "cam_infer.py": [Explanation],
     }
@@ -354,7 +357,7 @@ def test_every_option_has_a_reader() -> None:
 
 
 def test_options_read_elsewhere_really_are() -> None:
-    files = [ROOT / "options" / "parse.py", ROOT / "models" / "cut_model.py"]
+    files = [ROOT / "options" / "parse.py", ROOT / "models" / "cut_options.py"]
     source = "".join(file.read_text() for file in files)
     for name in READ_IN_OPTIONS:
         assert re.search(rf'(experiment\.|given\.get\("){name}\b', source), name

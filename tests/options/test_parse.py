@@ -162,7 +162,9 @@ def test_an_unknown_model_or_dataset_lists_the_known_ones() -> None:
     near = r"--model cutcat: unknown \(did you mean 'cutcam'\?\); known: classifier, cut, cutcam"
     with pytest.raises(ValueError, match=near):
         train("--model", "cutcat")
-    with pytest.raises(ValueError, match=r"--dataset_mode pairs: unknown; known: classes, single, unaligned"):
+    with pytest.raises(
+        ValueError, match=r"--dataset_mode pairs: unknown; known: aligned, classes, single, singleimage, unaligned"
+    ):
         train("--dataset_mode", "pairs")
 
 

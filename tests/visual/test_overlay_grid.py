@@ -31,7 +31,7 @@ def test_colours_agree_with_matplotlib(name: str) -> None:
 def test_gray_and_unknown_names() -> None:
     assert colormap(np.array([[0.0, 1.0]]), "gray").tolist() == [[[0, 0, 0], [255, 255, 255]]]
     with pytest.raises(ValueError, match="viridis"):
-        colormap(np.zeros((2, 2)), "rainbow")
+        colormap(np.zeros((2, 2)), "cividis")
     with pytest.raises(ValueError, match="shape"):
         colormap(np.zeros((2, 2, 3)))
 

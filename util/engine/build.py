@@ -97,7 +97,7 @@ def trainer_from(
     first_epoch = state["first_epoch"] if state else schedule.epoch_count
     sampler = GlobalBatchSampler(
         len(dataset),
-        data.batch_size,
+        data.batch_size * run.optim.accumulate,
         run.experiment.seed,
         rank=ranks.rank(),
         world_size=ranks.world_size(),
@@ -128,6 +128,8 @@ def trainer_from(
         seed=run.experiment.seed,
         skip_nonfinite=run.optim.on_nan == "skip",
         evaluate=evaluate if ranks.is_first() else None,
+        ema_decay=run.optim.ema_decay,
+        accumulate=run.optim.accumulate,
     )
 
 

@@ -31,6 +31,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "optimizers": {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
         "schedulers": {name: scheduler.state_dict() for name, scheduler in trainer.schedulers.items()},
         "scaler": trainer.precision.scaler.state_dict(),
+        "average": trainer.average.state(),
         "model": trainer.model.extra_state(),
         "position": asdict(trainer.position),
         "loss_sum": trainer.loss_sum,
@@ -64,6 +65,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         for name, scheduler in trainer.schedulers.items():
             load_scheduler(scheduler, state["schedulers"][name])
         trainer.precision.scaler.load_state_dict(state["scaler"])
+        trainer.average.load(state.get("average"))
         trainer.model.load_extra_state(state["model"])
         trainer.nonfinite.load(state["nonfinite"])
         trainer.bad_images.load(state)

@@ -16,7 +16,7 @@ from util.engine.faults import check_finite, check_gradients
 
 if TYPE_CHECKING:
     from data.base import Batch
-    from models.base import Model, State
+    from models.base import Model, Phase, State
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,64 +52,102 @@ def train_step(
     optimizers: Mapping[str, Optimizer],
     precision: Precision,
     watch_gradients: bool = False,
+    accumulate: int = 1,
 ) -> StepResult:
     """Forward once, then train each phase's networks on the sum of its terms.
+
+    With `accumulate` the batch goes through in so many parts, at the memory of one, and each network is stepped once,
+    on the mean of the parts' gradients. All phases then see the networks as they stood before the step, while in one
+    part a phase sees what the phases before it have learned.
 
     Args:
         batch: on the networks' device.
         optimizers: one for each network that has parameters, by the network's name.
         watch_gradients: also log `grad_<term>`, the L2 norm of each term's gradient on the networks of its
-            phase (one more backward pass a term; this rank's own gradients).
+            phase (one more backward pass a term; this rank's own gradients, of the last part).
 
     Raises:
         NonFiniteLossError: a phase's total or gradient is not finite; before any weight of that phase changes.
     """
     # Dropout draws from the global generator: seeded here, it does not depend on where the run was interrupted.
     torch.manual_seed(seeding.key(info.seed, "torch", info.step, info.rank))
-    with precision.autocast():
-        state = model.forward_train(batch, info)
-    scalars: dict[str, Tensor] = {}
-    stepped = False
-    for phase in model.phases:
-        with only_trains(model.nets, phase.nets):
-            with precision.autocast():
-                terms = {name: term.float() for name, term in phase.losses(state).items()}
-            if not terms:
-                continue
-            total = torch.stack(list(terms.values())).sum()
-            scalars |= {name: term.detach() for name, term in terms.items()} | {phase.name: total.detach()}
-            check_finite(phase.name, total, terms)
-            trained = [p for name in phase.nets for p in model.nets[name].parameters()]
-            if watch_gradients:
-                scalars |= gradient_norms(terms, trained, precision.scaler.get_scale())
-            made = [optimizers[name] for name in phase.nets if name in optimizers]  # netF sample has no weights
-            stepped |= _update(phase.name, total, terms, made, trained, precision)
-    if stepped:
+    parts = batch.parts(accumulate) if accumulate > 1 else [batch]
+    work = _Work(model, optimizers, precision, len(parts))
+    for number, part in enumerate(parts):
+        with precision.autocast():
+            state = model.forward_train(part, info)
+        for phase in model.phases:
+            with only_trains(model.nets, phase.nets):
+                work.learn(phase, state, number, watch_gradients and part is parts[-1])
+                if len(parts) == 1:  # the phases after it see what it has learned
+                    work.update(phase)
+    if len(parts) > 1:
+        for phase in model.phases:
+            work.update(phase)
+    if work.stepped:
         precision.scaler.update()
-    return StepResult(scalars, state)
+    return StepResult(work.scalars, state)
 
 
-def _update(
-    phase: str,
-    total: Tensor,
-    terms: Mapping[str, Tensor],
-    optimizers: list[Optimizer],
-    trained: Sequence[Tensor],
-    precision: Precision,
-) -> bool:
-    """One optimiser step; False where there was nothing to step."""
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    if not total.requires_grad:
-        return False
-    precision.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-    ranks.average_gradients(trained)
-    if not precision.scaler.is_enabled():  # the scaler's own remedy is to skip and lower the loss scale
-        check_gradients(phase, trained, terms)
-    reached = [o for o in optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
-    for optimizer in reached:
-        precision.scaler.step(optimizer)
-    return bool(reached)
+class _Work:
+    """The gradients and numbers of one step.
+
+    Args:
+        parts: of the batch, whose mean the step is made on.
+    """
+
+    def __init__(
+        self, model: Model[Any], optimizers: Mapping[str, Optimizer], precision: Precision, parts: int
+    ) -> None:
+        self._nets, self._optimizers, self._precision, self._parts = model.nets, optimizers, precision, parts
+        self._terms: dict[str, dict[str, Tensor]] = {}  # of each phase's newest part
+        self._reached: set[str] = set()  # phases that have a gradient
+        self.scalars: dict[str, Tensor] = {}
+        self.stepped = False
+
+    def learn(self, phase: Phase[Any], state: State, part: int, watch_gradients: bool) -> None:
+        """Add a part's gradient to those of the phase's networks, which alone are not frozen."""
+        if part == 0:
+            for optimizer in self._of(phase):
+                optimizer.zero_grad(set_to_none=True)
+        with self._precision.autocast():
+            terms = {name: term.float() for name, term in phase.losses(state).items()}
+        self._terms[phase.name] = terms
+        if not terms:
+            return
+        total = torch.stack(list(terms.values())).sum()
+        self._note({name: term.detach() for name, term in terms.items()} | {phase.name: total.detach()})
+        check_finite(phase.name, total, terms)
+        if watch_gradients:
+            self.scalars |= gradient_norms(terms, self._trained(phase), self._precision.scaler.get_scale())
+        if total.requires_grad:
+            self._reached.add(phase.name)
+            self._precision.scaler.scale(total / self._parts).backward()  # type: ignore[no-untyped-call]
+
+    def update(self, phase: Phase[Any]) -> None:
+        """Step the phase's networks on what they have learned, if anything."""
+        if phase.name not in self._reached:
+            return
+        trained = self._trained(phase)
+        ranks.average_gradients(trained)
+        if not self._precision.scaler.is_enabled():  # the scaler's own remedy is to skip and lower the loss scale
+            check_gradients(phase.name, trained, self._terms[phase.name])
+        for optimizer in self._of(phase):
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                self._precision.scaler.step(optimizer)
+                self.stepped = True
+
+    def _note(self, values: Mapping[str, Tensor]) -> None:
+        """Means over the parts; a term that some part lacks is 0 there."""
+        for name, value in values.items():
+            share = value if self._parts == 1 else value / self._parts
+            self.scalars[name] = self.scalars[name] + share if name in self.scalars else share
+
+    def _of(self, phase: Phase[Any]) -> list[Optimizer]:
+        return [self._optimizers[name] for name in phase.nets if name in self._optimizers]  # netF sample has no weights
+
+    def _trained(self, phase: Phase[Any]) -> list[Tensor]:
+        return [p for name in phase.nets for p in self._nets[name].parameters()]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from util import checkpoint, ranks
 from util.engine.bad_images import BadImages
 from util.engine.disk import Disk
 from util.engine.early_stopping import BEST, EarlyStopping
+from util.engine.ema import WeightAverage
 from util.engine.faults import NonFiniteLossError, NonFinitePolicy, check_weights
 from util.engine.run_state import Position, collect, restore
 from util.engine.schedule import end_epoch
@@ -77,6 +78,8 @@ class Trainer:
         seed: keys every random draw.
         skip_nonfinite: go on after a loss that is not finite, without that step.
         evaluate: measures an epoch's weights, every `frequencies.eval_epochs`.
+        accumulate: parts that the loader's batches go through in.
+        ema_decay: of the averages that are exported in place of the weights; 0: none.
     """
 
     def __init__(
@@ -95,13 +98,16 @@ class Trainer:
         seed: int = 0,
         skip_nonfinite: bool = False,
         evaluate: Evaluate | None = None,
+        ema_decay: float = 0.0,
+        accumulate: int = 1,
     ) -> None:
         self.model, self.loader, self.sampler = model, loader, sampler
         self.optimizers, self.schedulers, self.precision = optimizers, schedulers, precision
         self.outputs, self.frequencies = outputs, frequencies
         self.first_epoch, self.last_epoch = epochs
         self.max_iters, self.seed = max_iters, seed
-        self.evaluate = evaluate
+        self.evaluate, self.accumulate = evaluate, accumulate
+        self.average = WeightAverage({name: model.nets[name] for name in model.averaged_nets}, ema_decay)
         self.nonfinite = NonFinitePolicy(skip_nonfinite, outputs.folder)
         self.bad_images = BadImages(loader.dataset, outputs.folder)
         self.position = Position(epoch=self.first_epoch)
@@ -117,6 +123,8 @@ class Trainer:
         """Train to the end; True if it was reached, False if `stop` asked to leave earlier (state is saved)."""
         stop = stop or StopRequest()
         self.model.train()
+        if self.position.step == 0:
+            self.average.restart()  # the first weights may have been loaded since
         if ranks.is_first():
             remove_leftovers(self.outputs.folder)
         if self.position.step == 0:
@@ -187,11 +195,14 @@ class Trainer:
         watch = _crossed(at.step, at.step + 1, self.frequencies.monitor_steps)
         try:
             with self.nonfinite.protecting(self.model.nets):
-                result = train_step(self.model, batch, self._info(), self.optimizers, self.precision, watch)
+                result = train_step(
+                    self.model, batch, self._info(), self.optimizers, self.precision, watch, self.accumulate
+                )
         except NonFiniteLossError as fault:
             self.model.messages.append(self.nonfinite.caught(fault, batch, at.epoch, at.step + 1))
             return None
         self.nonfinite.passed()
+        self.average.update()
         last_phase = self.model.phases[-1].name
         self.loss_sum += float(result.scalars[last_phase]) if last_phase in result.scalars else 0.0
         return result
@@ -313,7 +324,7 @@ class Trainer:
             return
         self._panel_at = at
         self.model.train(False)
-        with self.disk.sparing():
+        with self.disk.sparing(), self.average.applied():  # what is seen is what is exported
             self.outputs.panel.write(epoch, self.model.panel)
         self.model.train()
 
@@ -372,7 +383,9 @@ class Trainer:
             yield batch
 
     def _read_held_out(self, dataset: Dataset) -> Iterator[Batch]:
-        for batch in dataset.whole_batches(self.sampler.batch_size, ranks.rank(), ranks.world_size()):
+        for batch in dataset.whole_batches(
+            self.sampler.batch_size // self.accumulate, ranks.rank(), ranks.world_size()
+        ):
             self.bad_images.note(batch)
             yield batch.to(self.model.device)
 
@@ -439,7 +452,8 @@ class Trainer:
 
     def _write_weights(self, label: str) -> None:
         for name, net in self.model.nets.items():
-            checkpoint.export_weights(self.outputs.folder / f"{label}_net_{name}.pth", net)
+            weights = self.average.weights(name) or net.state_dict()
+            checkpoint.export_weights(self.outputs.folder / f"{label}_net_{name}.pth", weights)
         if facts := self.model.facts():
             write_atomic(self.outputs.folder / f"{label}_facts.json", json.dumps(facts, indent=1).encode())
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 from util.metrics.base import METRICS, Boxes, Material, Metric, MetricError, Scores, Value
+from util.metrics.localisation import energy, heat_of, pointing
 from util.metrics.maps import Array, at_size, target_of
 from util.metrics.paired import summary
 
@@ -33,12 +33,12 @@ class CamLocalisation(Metric):
         per_image: dict[str, Sequence[float | None]] = {}
         sides = {"": material.maps.source, "_fake": material.maps.fake, "_random": material.maps.randomised}
         for side, maps in sides.items():
-            energy, hits = _measure(maps, material.boxes, sizes)
+            shares, hits = _measure(maps, material.boxes, sizes)
             better = "" if side == "_random" else "higher"
-            values[f"CAM_energy{side}"] = summary(energy, kind, better)
+            values[f"CAM_energy{side}"] = summary(shares, kind, better)
             values[f"CAM_pointing{side}"] = summary(hits, kind, better)
             if side != "_random":
-                per_image |= {f"CAM_energy{side}": energy, f"CAM_pointing{side}": hits}
+                per_image |= {f"CAM_energy{side}": shares, f"CAM_pointing{side}": hits}
         return Scores(values, per_image)
 
 
@@ -56,18 +56,11 @@ def _areas(boxes: Boxes, sizes: Sequence[tuple[int, int]]) -> Found:
 
 def _measure(maps: Sequence[Array], boxes: Boxes, sizes: Sequence[tuple[int, int]]) -> tuple[Found, Found]:
     """Energy and hit of each image; a map without any evidence has energy 0 and misses."""
-    energy: Found = []
+    shares: Found = []
     hits: Found = []
     for number, (one, size) in enumerate(zip(maps, sizes, strict=True)):
         target = target_of(boxes, number, size)
-        if target is None:
-            energy.append(None)
-            hits.append(None)
-            continue
-        heat = at_size(one, size).clamp_min(0).double().numpy()
-        total = float(heat.sum())
-        energy.append(float((heat * target).sum()) / total if total > 0 else 0.0)
-        # Of several equally strong points each counts by its share, so that a flat map scores its box's area.
-        top = heat == heat.max()
-        hits.append(statistics.fmean(target[top]) if total > 0 else 0.0)
-    return energy, hits
+        heat = heat_of(at_size(one, size))
+        shares.append(None if target is None else energy(heat, target))
+        hits.append(None if target is None else pointing(heat, target))
+    return shares, hits

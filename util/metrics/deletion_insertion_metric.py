@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from util.metrics.base import METRICS, Maps, Material, Metric, Scores, Value
+from util.metrics.faithfulness import STEPS, deletion, insertion, random_ranks, ranks
 from util.metrics.maps import at_size
 
-MOST_IMAGES, STEPS, BATCH = 40, 16, 8
-BLUR = 10.0  # standard deviation in pixels at 224 pixels a side, as in the paper; scaled with the image
+MOST_IMAGES, BATCH = 40, 8
 
 
 @METRICS.register("deletion_insertion")
@@ -52,36 +49,13 @@ class DeletionInsertion(Metric):
 
 
 def _areas(image: Tensor, maps: Maps, number: int, seed: int) -> dict[str, float]:
-    size = (image.shape[-2], image.shape[-1])
-    by_map = torch.argsort(at_size(maps.source[number], size).flatten(), descending=True, stable=True)
-    draw = np.random.default_rng([seed, number])
-    at_random = torch.from_numpy(draw.permutation(size[0] * size[1]))
-    blurred = _blurred(image)
+    heat = at_size(maps.source[number], (image.shape[-2], image.shape[-1]))[None]
 
     def confidence(images: Tensor) -> Tensor:
-        return maps.confidence(images, maps.classes[number])
+        return torch.cat([maps.confidence(part, maps.classes[number]) for part in torch.split(images, BATCH)])
 
     found = {}
-    for suffix, order in (("", by_map), ("_random", at_random)):
-        found[f"deletion{suffix}"] = _area(image, torch.zeros_like(image), order, confidence)
-        found[f"insertion{suffix}"] = _area(blurred, image, order, confidence)
+    for suffix, places in (("", ranks(heat, seed)), ("_random", random_ranks(heat, seed, number))):
+        found[f"deletion{suffix}"] = float(deletion(image[None], places, confidence))
+        found[f"insertion{suffix}"] = float(insertion(image[None], places, confidence))
     return found
-
-
-def _blurred(image: Tensor) -> Tensor:
-    sigma = BLUR * min(image.shape[-2:]) / 224
-    side = min(2 * int(3 * sigma) + 1, 2 * ((min(image.shape[-2:]) - 1) // 2) + 1)
-    result: Tensor = gaussian_blur(image, [max(3, side), max(3, side)], [sigma, sigma])
-    return result
-
-
-def _area(before: Tensor, after: Tensor, order: Tensor, confidence: Callable[[Tensor], Tensor]) -> float:
-    """Trapezoidal area under the confidence while pixels turn from `before` to `after`, over the share turned."""
-    pixels = order.numel()
-    images = []
-    for step in range(STEPS + 1):
-        turned = torch.zeros(pixels, dtype=torch.bool)
-        turned[order[: round(pixels * step / STEPS)]] = True
-        images.append(torch.where(turned.view(1, *before.shape[-2:]), after, before))
-    curve = torch.cat([confidence(torch.stack(images[i : i + BATCH])) for i in range(0, len(images), BATCH)])
-    return float(torch.trapezoid(curve.double(), dx=1 / STEPS))

@@ -128,7 +128,7 @@ GROUP_PATTERNS: Mapping[str, str] = {
     "adversarial": r"^GAN|^[DG](_|$)",
     "contrastive": r"^NCE",
     "cam": r"^(CAM|CLS)(_[AB])?$",
-    "reconstruction": r"^(IDT|EDGE)(_[AB])?$",
+    "reconstruction": r"^(IDT|EDGE|CYC|L1)(_[AB])?$",
     "attention": r"^CAM_(?!weight)|^head_acc",
 }
 LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction")

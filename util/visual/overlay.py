@@ -7,16 +7,26 @@ import numpy as np
 
 from util.visual.files import as_rgb
 
-COLORMAPS = {
+ROUNDING = 1e-6  # relative differences below it are float32's own
+
+
+def _rainbow() -> np.ndarray:
+    """Violet to red, as matplotlib's (gnuplot's formulas 33, 13, 10); OpenCV's runs the other way. BGR, (256, 1, 3)."""
+    x = np.linspace(0, 1, 256)
+    channels = (np.cos(np.pi * x / 2), np.sin(np.pi * x), np.abs(2 * x - 0.5))
+    table: np.ndarray = np.rint(255 * np.stack(channels, -1).clip(0, 1)).astype(np.uint8)[:, None]
+    return table
+
+
+COLORMAPS: dict[str, int | np.ndarray] = {
     "jet": cv2.COLORMAP_JET,
+    "rainbow": _rainbow(),
     "turbo": cv2.COLORMAP_TURBO,
     "viridis": cv2.COLORMAP_VIRIDIS,
     "inferno": cv2.COLORMAP_INFERNO,
     "magma": cv2.COLORMAP_MAGMA,
     "hot": cv2.COLORMAP_HOT,
 }
-
-ROUNDING = 1e-6  # relative differences below it are float32's own
 
 
 def colormap(values: np.ndarray, name: str = "jet") -> np.ndarray:

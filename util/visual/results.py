@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -35,12 +35,13 @@ class Results:
         folder: where everything goes; it may be a link itself, but no link in it may lead out of it.
         pattern: path of a picture below it, without suffix, from `{kind}` and `{stem}` (the input's path below its
             folder, without suffix).
+        longest_kind: bytes of the longest kind; what is left is for the names of the inputs.
 
     Raises:
         UserError: nothing can be written there.
     """
 
-    def __init__(self, folder: Path, pattern: str) -> None:
+    def __init__(self, folder: Path, pattern: str, longest_kind: int = LONGEST_KIND) -> None:
         check_writable(folder, "--results_dir")
         self.folder, self._pattern = folder, pattern
         self._rows: list[Row] = []
@@ -48,16 +49,23 @@ class Results:
         self._taken: set[str] = set()
         self._shortened = 0
         self._inside: set[Path] = set()  # folders that are known to lie in the results folder
-        fixed = PurePosixPath(pattern).name.format(kind="k" * LONGEST_KIND, stem="")
+        fixed = PurePosixPath(pattern).name.format(kind="k" * longest_kind, stem="")
         self._longest_stem = LONGEST_FILE - len(f"{fixed}.png")
 
-    def add(self, file: Path, pictures: Mapping[str, Stored | np.ndarray], caption: str = "") -> None:
+    def add(
+        self,
+        file: Path,
+        pictures: Mapping[str, Stored | np.ndarray],
+        caption: str = "",
+        hidden: Collection[str] = (),
+    ) -> None:
         """Write one input's pictures.
 
         Args:
             file: the input, relative to its folder.
             pictures: by kind: pixels to store with their format, or an (H, W, 3) uint8 drawing.
             caption: heading of the row on the page; the file's name without one.
+            hidden: kinds that are written and not shown on the page.
 
         Raises:
             ResultsError: the file, or a link in the results folder, leads out of that folder.
@@ -70,7 +78,8 @@ class Results:
                 write_atomic(target, png_bytes(picture))
             else:
                 target = self._store(target, kind, stem, picture)
-            cells.append((kind, target.relative_to(self.folder).as_posix()))
+            if kind not in hidden:
+                cells.append((kind, target.relative_to(self.folder).as_posix()))
         self._rows.append(Row(caption or file.as_posix(), cells))
 
     def add_array(self, file: Path, kind: str, values: np.ndarray) -> None:

@@ -1,0 +1,229 @@
+"""Which images are explained: given files, random ones of a split, one by its number, or all of a split."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.base import UNKNOWN, DataError, read_labels
+from data.checkup import BadImage, Checkup, look_at, scan_folder
+from data.classes_dataset import ClassesDataset, ClassesOptions
+from data.decoders import EXTENSIONS
+from data.domain import LABELS_FILE, Domain, load_classes, load_formats, open_domain, preprocess_from
+from data.imagenette import IMAGENETTE
+from data.images import ImageError
+from data.single_dataset import SingleDataset
+from data.transforms import Preprocess
+from options.groups import Explanation, Inference
+from options.parse import RunOptions, extra
+from options.schema import OptionError, shorten
+from util.errors import printable
+from util.seeding import generator
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image to explain.
+
+    Attributes:
+        file: its path below the folder of all inputs, which names its results.
+        path: of the file itself.
+        image: (C, H, W) in [0, 1], at its own size.
+        sample: (C, h, w) in [-1, 1], preprocessed without random changes; the whole image, never a crop of it.
+        label: its true class, -1 unknown.
+        index: its number in the split, None where it was given as a file.
+    """
+
+    file: Path
+    path: Path
+    image: Tensor
+    sample: Tensor
+    label: int
+    index: int | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The file's own height and width."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images chosen, read one by one in order.
+
+    Attributes:
+        domain: files, format, labels and names of the classes.
+        chosen: numbers of the files in it.
+        counted: these numbers are those of a split.
+    """
+
+    domain: Domain
+    chosen: Sequence[int]
+    counted: bool
+    preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[Input]:
+        """The images; with --on_bad_image skip without those that cannot be read, which are named.
+
+        Raises:
+            ImageError: one cannot be read.
+            DataError: with skip, none can.
+        """
+        given = 0
+        for number in self.chosen:
+            try:
+                image = self.domain.read(number)
+            except ImageError as error:
+                if not self.domain.skip_bad:
+                    raise
+                print(f"WARNING: {error}; it is left out (--on_bad_image skip)", file=sys.stderr)
+                continue
+            given += 1
+            yield self._input(number, image)
+        if not given:
+            raise DataError(f"{printable(self.domain.folder)}: none of the images chosen can be read")
+
+    def _input(self, number: int, image: Tensor) -> Input:
+        path = self.domain.files[number]
+        sample = self.preprocess(image, generator(0, "whole", number)) * 2 - 1
+        file, index = path.relative_to(self.domain.folder), number if self.counted else None
+        return Input(file, path, image, sample, self.domain.labels[number], index)
+
+
+def choose_inputs(run: RunOptions, size_multiple: int, names: Mapping[int, str] | None = None) -> Inputs:
+    """What --image names, else --random images of the split, else that of --index, else the first --num_test.
+
+    Args:
+        names: of the classes, by id, where no run has kept them.
+
+    Raises:
+        UserError: there is no such file, folder, split or number, or files cannot be used.
+    """
+    look, wanted = extra(run, Explanation), extra(run, Inference)
+    preprocess = preprocess_from(run, size_multiple).for_inference()
+    if look.image is not None:
+        domain = _given_files(run, look.image, load_classes(run.folder) or names or {})
+        return Inputs(domain, range(len(domain.files)), False, preprocess)
+    domain = _split(run, size_multiple, wanted.phase)
+    count = len(domain.files)
+    if look.random:
+        return Inputs(domain, drawn(count, look.random, run.experiment.seed), True, preprocess)
+    if look.index is None:
+        return Inputs(domain, range(min(count, wanted.num_test)), True, preprocess)
+    if look.index >= count:
+        raise OptionError(f"--index {look.index}: --phase {wanted.phase} has {count} images, 0 to {count - 1}")
+    return Inputs(domain, [look.index], True, preprocess)
+
+
+def drawn(count: int, most: int, seed: int) -> list[int]:
+    """At most so many of the numbers below `count`, each once, in the order drawn; the seed alone decides."""
+    return torch.randperm(count, generator=generator(seed, "explained images"))[:most].tolist()
+
+
+# --- a split
+
+
+def _split(run: RunOptions, size_multiple: int, phase: str) -> Domain:
+    """The images of a phase with their labels."""
+    if not isinstance(run.dataset, ClassesOptions):
+        found = SingleDataset.for_phase(run, phase, math.inf, size_multiple)
+        return _as_domain(run, found, found.folder)
+    try:
+        classes = ClassesDataset.for_phase(run, phase, size_multiple)
+    except DataError:
+        if "phase" in run.given or phase != "test":
+            raise
+        classes = ClassesDataset.for_phase(run, "val", size_multiple)  # what training has held out
+    return _as_domain(run, classes, _folder_of(classes.source_files))
+
+
+def _as_domain(run: RunOptions, found: SingleDataset | ClassesDataset, folder: Path) -> Domain:
+    names = {**(load_classes(run.folder) or {}), **found.class_names}
+    channels, skip = run.networks.input_nc, run.data.on_bad_image == "skip"
+    return Domain(folder, found.source_files, found.source, channels, found.labels, names, skip_bad=skip)
+
+
+def _folder_of(files: Sequence[Path]) -> Path:
+    """The deepest folder that holds all files."""
+    return Path(os.path.commonpath([file.parent for file in files]))
+
+
+# --- given files
+
+
+def _given_files(run: RunOptions, given: str, names: Mapping[int, str]) -> Domain:
+    files, skip = given_files(given), run.data.on_bad_image == "skip"
+    folder = Path(given) if Path(given).is_dir() else _folder_of(files)
+    formats = load_formats(run.folder)
+    known = formats[0] if formats else None
+    good, depth = _usable(files, known.depth if known else "", skip)
+    window = run.data.window_A if run.data.direction == "AtoB" else run.data.window_B
+    found = Checkup(folder, good, list(range(len(good))), [], len(files), depth)
+    channels, seed = run.networks.input_nc, run.experiment.seed
+    domain = open_domain(found, channels, window, seed=seed, known=known, skip_bad=skip)
+    return replace(domain, labels=_labels(good, run, names), class_names=names)
+
+
+def given_files(given: str) -> list[Path]:
+    """The images that a path means: a file, all in a folder and below it, or what fits a pattern such as `data/*.png`.
+
+    Raises:
+        OptionError: there is none.
+    """
+    path = Path(given)
+    if path.is_dir():
+        return scan_folder(path)
+    if os.path.lexists(path):
+        return [path]
+    if not glob.has_magic(given):
+        raise OptionError(f"--image {shorten(given)}: no such file or folder")
+    found = sorted(Path(name) for name in glob.glob(given, recursive=True))
+    images = [one for one in found if one.is_file() and one.suffix.lower() in EXTENSIONS]
+    if not images:
+        raise OptionError(f"--image {shorten(given)}: no image fits this pattern")
+    return images
+
+
+def _usable(files: Sequence[Path], depth: str, skip: bool) -> tuple[list[Path], str]:
+    """The files of one depth that can be read, by their headers, and that depth."""
+    good: list[Path] = []
+    for file, found in zip(files, look_at(files, quiet=True), strict=True):
+        depth = depth or (found if isinstance(found, str) else "")
+        if found == depth:
+            good.append(file)
+            continue
+        reason = found.reason if isinstance(found, BadImage) else f"it is {found}, and the run's images are {depth}"
+        line = f"--image {printable(file)}: {reason}"
+        if not skip:
+            raise DataError(f"{line}; --on_bad_image skip goes on without it")
+        print(f"WARNING: {line}; it is left out", file=sys.stderr)
+    if not good:
+        raise DataError(f"--image: none of {len(files)} files can be used")
+    return good, depth
+
+
+def _labels(files: Sequence[Path], run: RunOptions, names: Mapping[int, str]) -> list[int]:
+    """True classes: from the label table of the data root the files lie in, else from a folder named after a class."""
+    root, numbers = Path(run.data.dataroot), {name: label for label, name in names.items()}
+    table = Path(getattr(run.dataset, "labels_A", None) or root / LABELS_FILE)
+    known = read_labels(table) if run.data.dataroot and table.is_file() else None
+    labels = []
+    for file in files:
+        place = Path(os.path.abspath(file))
+        inside = known is not None and place.is_relative_to(os.path.abspath(root))
+        row = known.row(place.relative_to(os.path.abspath(root)).as_posix()) if known and inside else None
+        by_folder = numbers.get(IMAGENETTE.get(file.parent.name, file.parent.name), UNKNOWN)
+        label = known.class_id(row) if known and row else by_folder
+        labels.append(label if label in names else UNKNOWN)
+    return labels

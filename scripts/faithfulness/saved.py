@@ -1,0 +1,161 @@
+"""Maps that lie in a folder: those of `cam_infer.py` by its manifest, or `NAME.npy` beside images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.base import DataError
+from data.decoders import EXTENSIONS
+from models.cam.base import EXPLAINERS
+from util.errors import printable
+from util.files import inside
+from util.strict_json import Fields, is_number_or_none, read_json
+
+MANIFEST = "manifest.json"
+BARE = "maps"  # name of a method that nobody has named
+_IMAGES = EXTENSIONS - {".npy"}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One map.
+
+    Attributes:
+        image: file of the image it explains.
+        label: its class, or None.
+        method: name of the row in the table: the method with its layer, and which picture where there are several.
+        explained: the class explained, or None.
+        raw: file of the array, (h, w), or (C, h, w) of methods in pixels.
+        rectified: negative values count as none.
+        of_input: whether it explains the image itself, and not what was made of it.
+    """
+
+    image: Path
+    label: int | None
+    method: str
+    explained: int | None
+    raw: Path
+    rectified: bool
+    of_input: bool
+
+    def read(self) -> Tensor:
+        """(h, w) float32, colours by their strongest, not negative where the method counts no negative evidence.
+
+        Raises:
+            DataError: the file is missing, no array of that kind, or holds NaN or infinity.
+        """
+        try:
+            found = np.load(self.raw, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{printable(self.raw)}: cannot be read as an array: {printable(error)}") from error
+        if (
+            not isinstance(found, np.ndarray)
+            or found.dtype.kind not in "fiu"
+            or found.ndim not in (2, 3)
+            or not found.size
+        ):
+            raise DataError(f"{printable(self.raw)}: should hold a map (h, w) or (C, h, w) of numbers")
+        values = torch.from_numpy(found.astype(np.float32))
+        if not bool(values.isfinite().all()):
+            raise DataError(f"{printable(self.raw)}: holds NaN or infinity; write the map anew")
+        if values.ndim == 3:
+            return values.abs().amax(0)
+        return values.relu() if self.rectified else values
+
+
+def find_maps(folder: Path, root: Path | None) -> list[Saved]:
+    """The maps of a folder.
+
+    Args:
+        root: of the data, where images are looked for that are not where the manifest says.
+
+    Raises:
+        DataError, JsonError: there is none, the manifest is damaged, or an image cannot be found.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--maps {printable(folder)}: no such folder")
+    listed = (folder / MANIFEST).is_file()
+    found = list(_listed(folder, root) if listed else _beside_images(folder, root))
+    if not found:
+        wanted = f"{MANIFEST} names none" if listed else f"neither {MANIFEST} nor NAME.npy of an image NAME"
+        raise DataError(f"--maps {printable(folder)}: holds no map: {wanted}")
+    return found
+
+
+def _listed(folder: Path, root: Path | None) -> Iterator[Saved]:
+    path = folder / MANIFEST
+    manifest = Fields(read_json(path), printable(path))
+    for number, content in enumerate(manifest.items("images")):
+        where = f"{printable(path)}, image {number}"
+        image = Fields(content, where)
+        file = _image(image.text("file"), folder, root)
+        label = _class(image, "label")
+        for view in image.items("views") if "views" in image.content else [content]:
+            side = Fields(view, where).content.get("side")
+            for entry in Fields(view, where).items("maps"):
+                yield _saved(Fields(entry, where), folder, file, label, side)
+
+
+def _saved(entry: Fields, folder: Path, image: Path, label: int | None, side: Any) -> Saved:
+    raw = folder / entry.text("raw")
+    if not inside(raw, folder):
+        raise DataError(f"{printable(raw)}: lies outside the folder of the maps")
+    method, layer = entry.text("method"), entry.content.get("layer")
+    words = [method, f"at {layer}" if layer else "", f"of {side}" if side else ""]
+    known = method in EXPLAINERS.names()
+    return Saved(
+        image=image,
+        label=label,
+        method=" ".join(word for word in words if word),
+        explained=_class(entry, "class" if "class" in entry.content else "target"),
+        raw=raw,
+        rectified=not known or EXPLAINERS.get(method).rectified,
+        of_input=side in (None, "", "input"),
+    )
+
+
+def _class(fields: Fields, name: str) -> int | None:
+    value = fields.content.get(name)
+    if not is_number_or_none(value) or (value is not None and value != int(value)):
+        fields.refuse(name, "a class or null")
+    return None if value is None or value < 0 else int(value)
+
+
+def _beside_images(folder: Path, root: Path | None) -> Iterator[Saved]:
+    for raw in sorted(folder.rglob("*.npy")):
+        names = [raw.with_suffix(suffix) for suffix in sorted(_IMAGES)]
+        image = next((name for name in names if name.is_file()), None)
+        if image is None and root is not None:
+            image = next((file for name in names if (file := _below(root, Path(name.name))) is not None), None)
+        if image is None:
+            raise DataError(
+                f"{printable(raw)}: there is no image {printable(raw.stem)}.png beside it, nor in --dataroot"
+            )
+        yield Saved(image, None, BARE, None, raw, rectified=True, of_input=True)
+
+
+def _image(name: str, folder: Path, root: Path | None) -> Path:
+    places = [Path(name), folder / name, *([root / name] if root else [])]
+    found = next((place for place in places if place.is_file()), None) or (root and _below(root, Path(name)))
+    if not found:
+        raise DataError(
+            f"{printable(name)}: the image of a map is not there; give the data it comes from by --dataroot"
+        )
+    return found
+
+
+def _below(root: Path, name: Path) -> Path | None:
+    """A file of that name anywhere in the data: with as many of its folders as are there, and only if it is the only
+    one."""
+    for parts in (name.parts[-count:] for count in range(min(3, len(name.parts)), 0, -1)):
+        found = [file for file in root.rglob(parts[-1]) if file.parts[-len(parts) :] == parts]
+        if len(found) == 1:
+            return found[0]
+    return None
