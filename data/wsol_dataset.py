@@ -216,7 +216,8 @@ def splits_of(run: RunOptions) -> Path | None:
     Raises:
         DataError: --wsol_splits names a folder that has none.
     """
-    given = _options_of(run).wsol_splits
+    options = _options_of(run)
+    given = options.wsol_splits
     splits = Path(given) if given else Path(run.data.dataroot) / SPLITS_FOLDER
     if any(split_folder(splits, phase) for phase in FOLDERS):
         return splits

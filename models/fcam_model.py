@@ -96,19 +96,16 @@ class FcamModel(Model[FcamState]):
     @classmethod
     def from_options(cls, run: RunOptions) -> FcamModel:
         opt: FcamOptions = run.model  # type: ignore[assignment]
-        training_from(opt)
-        if opt.classifier_run is None:
-            raise OptionError("--classifier_run: give the run of the classifier that is to be explained")
-        source = source_of(run, opt.classifier_run, opt.classifier_epoch)
-        net, multiple = classifier_net(run, source)
-        shape = (run.networks.input_nc, *run.data.crop_size)
-        if (
-            cells := grid_cells(training_from(opt).affinity, shape)
-        ) > MOST_CELLS and opt.lambda_CRF + opt.crf_lambda > 0:
+        training, shape = training_from(opt), (run.networks.input_nc, *run.data.crop_size)
+        if (cells := grid_cells(training.affinity, shape)) > MOST_CELLS and opt.lambda_CRF + opt.crf_lambda > 0:
             raise OptionError(
                 f"--crf_sigma_rgb {opt.crf_sigma_rgb}: makes a grid of {cells:,} cells for an image of "
                 f"{show(run.data.crop_size)} pixels; raise it, or --crf_cell"
             )
+        if opt.classifier_run is None:
+            raise OptionError("--classifier_run: give the run of the classifier that is to be explained")
+        source = source_of(run, opt.classifier_run, opt.classifier_epoch)
+        net, multiple = classifier_net(run, source)
         try:
             classifier = FrozenClassifier(net, shape)
         except ValueError as error:

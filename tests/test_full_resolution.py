@@ -20,6 +20,7 @@ from options.parse import inference_options
 from options.schema import OptionError
 from scripts.explaining.curves import box_points, curves_figure, pixel_points
 from scripts.explaining.full_resolution import COLUMNS, found_box, map_split
+from tests.commands import run
 from tests.conftest import make_data
 from tests.models.fcam_bench import CUTCAM, JUDGE, SMALL
 from util.errors import UserError
@@ -70,8 +71,8 @@ def train(monkeypatch: pytest.MonkeyPatch, root: Path, name: str, *flags: object
 
 def mapped(home: Path, name: str, results: Path, fcam: str | None = None, *flags: object) -> Path:
     words = ["--dataroot", home / "data", "--checkpoints_dir", home / "ck", "--name", name, "--results_dir", results]
-    run = inference_options((Inference, Explanation), [str(word) for word in (*words, *flags)], prog="cam_infer.py")
-    page = map_split(run, torch.device("cpu"), fcam)
+    options = inference_options((Inference, Explanation), [str(word) for word in (*words, *flags)], prog="cam_infer.py")
+    page = map_split(options, torch.device("cpu"), fcam)
     assert page == results / name / "latest_fcam" / "index.html"
     return page.parent
 
@@ -165,10 +166,21 @@ def test_without_truth_there_are_maps_and_no_scores(home: Path, tmp_path: Path) 
     data = tmp_path / "plain"
     shutil.copytree(home / "data", data, ignore=shutil.ignore_patterns("masks_test", "boxes.csv"))
     words = ["--dataroot", data, "--checkpoints_dir", home / "ck", "--name", "fcam", "--results_dir", tmp_path / "r"]
-    run = inference_options((Inference, Explanation), [str(word) for word in words], prog="cam_infer.py")
-    folder = map_split(run, torch.device("cpu")).parent
+    options = inference_options((Inference, Explanation), [str(word) for word in words], prog="cam_infer.py")
+    folder = map_split(options, torch.device("cpu")).parent
     assert {"scores.json", "curves.png"}.isdisjoint(files_in(folder))
     assert {row["IoU"] for row in rows_of(folder)} == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("fcam", ()), ("judge", ("--fcam", "fcam")), ("translator", ("--fcam", "fcam"))]
+)
+def test_the_command(home: Path, tmp_path: Path, name: str, more: tuple[str, ...]) -> None:
+    words = ["--dataroot", home / "data", "--checkpoints_dir", home / "ck", "--name", name, "--gpu_ids", -1]
+    outcome = run("cam_infer", [*words, "--results_dir", tmp_path, "--num_test", 2, *more], home)
+    assert outcome.status == 0, outcome.err
+    assert f"page: {tmp_path / name / 'latest_fcam' / 'index.html'}" in outcome.out
+    assert len(rows_of(tmp_path / name / "latest_fcam")) == (4 if name == "translator" else 2)
 
 
 def test_mistakes_are_one_line(home: Path, tmp_path: Path) -> None:
@@ -218,8 +230,10 @@ def test_without_labels_the_class_that_the_classifier_sees_is_named(home: Path, 
     plain = tmp_path / "bare"
     shutil.copytree(home / "data" / "testA", plain / "testA")
     words = ["--dataroot", plain, "--checkpoints_dir", home / "ck", "--name", "translator", "--results_dir", tmp_path]
-    run = inference_options((Inference, Explanation), [str(w) for w in (*words, "--num_test", 2)], prog="cam_infer.py")
-    rows = rows_of(map_split(run, torch.device("cpu"), "fcam").parent)
+    options = inference_options(
+        (Inference, Explanation), [str(w) for w in (*words, "--num_test", 2)], prog="cam_infer.py"
+    )
+    rows = rows_of(map_split(options, torch.device("cpu"), "fcam").parent)
     judge = load_run(home / "ck" / "judge")
     assert len(rows) == 4
     for row in rows:

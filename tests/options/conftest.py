@@ -64,6 +64,8 @@ def random_group() -> Callable[[type[Group]], Group]:
         for name in ("input_nc", "output_nc"):  # 2 channels are no image
             if name in values:
                 values[name] = draw.choice([1, 3])
+        if "output_stride" in values:
+            values["output_stride"] = draw.choice([8, 16, 32])
         return group(**values)
 
     return make
