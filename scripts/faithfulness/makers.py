@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -114,7 +117,7 @@ class GradCamLibrary(Maker):
     def maps(self, net: nn.Module, images: Tensor, classes: Tensor, layer: str) -> Tensor:
         targets = [self._target(number) for number in classes.tolist()]
         try:
-            with self._kind(model=net, target_layers=[net.get_submodule(layer)]) as method:
+            with _quiet(), self._kind(model=net, target_layers=[net.get_submodule(layer)]) as method:
                 found = np.asarray(method(input_tensor=images.clone(), targets=targets), np.float32)
         except Exception as error:  # whatever another library raises is a row without numbers
             raise ExplainError(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
@@ -123,6 +126,13 @@ class GradCamLibrary(Maker):
         if found.shape != (len(images), *images.shape[2:]):
             raise ExplainError(f"gives maps {found.shape} for images {tuple(images.shape)}")
         return torch.from_numpy(np.nan_to_num(found)).to(images.device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the library prints: bars and warnings between our own lines."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def makers_of(names: Sequence[str], against: str | None = None, seed: int = 0) -> list[Maker]:
