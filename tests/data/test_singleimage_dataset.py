@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def test_scale_stays_within_its_bounds_and_above_the_crop(root: Path) -> None:
     for *_, down, right in crops(dataset(root, "--random_scale_max", 1), 8):
         assert (down, right) == pytest.approx((1, 1), abs=0.02)
     wide = crops(dataset(root, "--random_scale_max", 1000), 32)
+    assert min(min(down, right) for *_, down, right in wide) >= 0.97  # never enlarged
     assert max(down for _, _, down, _ in wide) <= SIZE[0] / 32 + 0.03
     assert max(right for *_, right in wide) <= SIZE[1] / 32 + 0.03
 
@@ -98,7 +100,10 @@ def test_draws_follow_from_seed_epoch_and_position(root: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, backwards, strict=True))
     other = [dataset(root, "--seed", 1)[key].A for key in keys]
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    assert not torch.equal(first[1], first[4])  # the same position of another epoch
+    data[SampleKey(1, 0, 0)]
+    assert torch.equal(data[SampleKey(2, 1, 0)].A, again[SampleKey(2, 1, 0)].A)
+    scales = [corner(data[SampleKey(epoch, 0, 0)])[2:] for epoch in (1, 2)]
+    assert scales[0] != pytest.approx(scales[1], abs=0.02)  # the same position of another epoch
 
 
 def test_both_domains_have_draws_of_their_own(tmp_path: Path, root: Path) -> None:
@@ -109,7 +114,9 @@ def test_both_domains_have_draws_of_their_own(tmp_path: Path, root: Path) -> Non
         cv2.imwrite(str(tmp_path / f"train{side}" / "image.png"), pixels)
     sample = dataset(tmp_path)[SampleKey(1, 0, 0)]
     assert isinstance(sample.B, Tensor)
-    assert not torch.equal(sample.A, sample.B)
+    places = corner(sample), corner(replace(sample, A=sample.B))
+    assert places[0][:2] != pytest.approx(places[1][:2], abs=1)
+    assert places[0][2:] != pytest.approx(places[1][2:], abs=0.02)
 
 
 def test_two_processes_see_what_one_does(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
