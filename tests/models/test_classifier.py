@@ -236,7 +236,7 @@ def test_published_weights_are_loaded_and_a_head_of_other_classes_starts_anew(
     train_run: Trained, data: DataMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=1000)
-    export_weights(tmp_path / "shuffle.pth", published)
+    export_weights(tmp_path / "shuffle.pth", published.state_dict())
     folder = train_run("fine", data(), *flags_with(tmp_path / "shuffle.pth", "--lr", 0))
     assert "is of other classes, so the last layer starts anew" in capsys.readouterr().out
     made = load_run(folder).nets["C"].state_dict()
