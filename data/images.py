@@ -77,6 +77,11 @@ class DomainFormat:
         if self.depth not in _DEPTHS:
             raise ValueError(f"unknown depth {self.depth!r}; known: {', '.join(_DEPTHS)}")
 
+    def __str__(self) -> str:
+        window = self.window
+        shown = "a window of each image's own" if window is None else f"window {window.low:g} to {window.high:g}"
+        return f"{self.depth}, {shown}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form, read back by `from_dict`."""
         window = None if self.window is None else [float(self.window.low), float(self.window.high)]

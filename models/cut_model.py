@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import MODELS, Model, Phase, State
-from models.builders import discriminator_from, generator_from, initialised, rounded_sizes
+from models.builders import check_penalty, discriminator_from, generator_from, initialised, rounded_sizes
 from models.cut_options import CutOptions
 from models.losses.diff_augment import diff_augment
 from models.losses.gan import gan_loss, gradient_penalty, r1_penalty
@@ -154,11 +154,8 @@ class CutModel(Model[CutState]):
             raise OptionError(
                 f"--lambda_R1 {opt.lambda_R1}: it is defined per image, and --normD batch mixes them; use instance"
             )
-        if run.optim.gan_mode == "wgangp" and run.networks.normD == "batch" and opt.lambda_GAN > 0:
-            raise OptionError(
-                "--gan_mode wgangp: its gradient penalty is defined per image, and --normD batch mixes images; "
-                "use --normD instance"
-            )
+        if opt.lambda_GAN > 0:
+            check_penalty(run)
         if opt.lambda_NCE > 0:
             check_channels(run, "the contrastive loss")
         return {

@@ -7,7 +7,6 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,9 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
-from data.images import (
-    EXTENSIONS,
-    DomainFormat,
-    WindowRule,
-    decode,
-    estimate_format,
-    image_size,
-    parse_window,
-    unit_to_uint8,
-)
+from data.images import unit_to_uint8
 from options.schema import OptionError
+from scripts.studying.folders import PictureFolders
 from util.errors import printable
 from util.files import write_atomic
 from util.visual.files import png_bytes
@@ -115,13 +106,12 @@ class Study:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.id = plan, secrets.token_hex(8)
         self._random = np.random.default_rng([plan.seed, 0])
-        self._files = {name: _files(folder) for name, folder in {**plan.methods, **plan.context}.items()}
-        common = sorted(set.intersection(*(set(files) for files in self._files.values())))
+        self._folders = PictureFolders(plan.methods, plan.context, plan.window, plan.seed)
+        common = self._folders.common
         if len(common) < plan.trials:
-            counts = ", ".join(f"{printable(name)} {len(files)}" for name, files in self._files.items())
             raise OptionError(
                 f"--n {plan.trials}: the folders have {len(common)} images in common, by path without suffix "
-                f"({counts}); lower it, or choose folders of the same inputs"
+                f"({self._folders.counts()}); lower it, or choose folders of the same inputs"
             )
         drawn = [common[number] for number in self._random.permutation(len(common))]
         extra = (drawn[plan.trials :] + drawn)[: plan.catches + 1]  # images that no vote is about, while there are any
@@ -161,41 +151,25 @@ class Study:
             "trials": [self._shown(trial) for trial in self._trials],
         }
 
-    @cached_property
-    def _formats(self) -> dict[str, DomainFormat]:
-        """One window for both methods: a method may not look better for its contrast alone. The reference is of the
-        same domain, and shares it where it has the same depth."""
-        rule = _window_rule(self.plan.window)
-        of_methods = [file for name in self.plan.methods for file in self._files[name].values()]
-        shared = estimate_format(sorted(of_methods), rule, self.plan.seed)
-        formats = dict.fromkeys(self.plan.methods, shared)
-        for name in self.plan.context:
-            own = estimate_format(sorted(self._files[name].values()), parse_window("auto"), self.plan.seed)
-            formats[name] = shared if name == "reference" and own.depth == shared.depth else own
-        return formats
-
-    def _pixels(self, name: str, stem: str) -> Tensor:
-        return decode(self._files[name][stem], 3, self._formats[name])
-
     def _pair(self, kind: str, stem: str) -> _Trial:
         first, second = self.plan.methods
-        sizes = {name: image_size(self._files[name][stem]) for name in (first, second)}
+        sizes = {name: self._folders.size(name, stem) for name in (first, second)}
         if sizes[first] != sizes[second]:
-            one, two = (f"{printable(self._files[name][stem])} has {sizes[name]}" for name in (first, second))
+            one, two = (f"{printable(self._folders.files[name][stem])} has {sizes[name]}" for name in (first, second))
             raise OptionError(f"--pair: {one}, {two} pixels; a pair must have one size: translate both anew")
-        return _trial(kind, stem, [(name, self._pixels(name, stem)) for name in (first, second)])
+        return _trial(kind, stem, [(name, self._folders.pixels(name, stem)) for name in (first, second)])
 
     def _catch(self, stem: str) -> _Trial:
         """A method's picture beside the same picture broken."""
         method = list(self.plan.methods)[int(self._random.integers(2))]
-        whole = self._pixels(method, stem)
+        whole = self._folders.pixels(method, stem)
         return _trial("catch", stem, [(GOOD, whole), (BROKEN, broken(whole, self._random))])
 
     def _shown(self, trial: _Trial) -> dict[str, Any]:
         pictures = [
             {"id": picture, "source": _data_uri(pixels)} for picture, (_, pixels) in sorted(trial.pictures.items())
         ]
-        context = {name: _data_uri(self._pixels(name, trial.name)) for name in self.plan.context}
+        context = {name: _data_uri(self._folders.pixels(name, trial.name)) for name in self.plan.context}
         return {"id": trial.id, "attention": trial.kind == "attention", "pictures": pictures, **context}
 
 
@@ -219,25 +193,3 @@ def _trial(kind: str, stem: str, pictures: Sequence[tuple[str, Tensor]]) -> _Tri
 def _data_uri(pixels: Tensor) -> str:
     """The picture alone, at 8 bits: what a file says about its origin is not carried over."""
     return f"data:image/png;base64,{base64.b64encode(png_bytes(unit_to_uint8(pixels))).decode()}"
-
-
-def _window_rule(text: str) -> WindowRule:
-    try:
-        return parse_window(text)
-    except ValueError as error:
-        raise OptionError(f"--window: {error}") from None
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Images below a folder by their path without suffix; of several suffixes the PNG, which test.py writes as preview.
-
-    Raises:
-        OptionError: no such folder, or no image in it.
-    """
-    if not folder.is_dir():
-        raise OptionError(f"{printable(folder)}: no such folder of images")
-    found = [file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")]
-    if not found:
-        raise OptionError(f"{printable(folder)}: holds no image")
-    found.sort(key=lambda file: (file.suffix.lower() == ".png", file))  # the last of equal stems counts
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in found}

@@ -118,6 +118,11 @@ def test_parse_window_refuses(text: str) -> None:
         parse_window(text)
 
 
+def test_a_format_is_said_in_words() -> None:
+    assert str(DomainFormat(Window(7995.25, 13995), "uint16")) == "uint16, window 7995.25 to 13995"
+    assert str(DomainFormat(None, "float32")) == "float32, a window of each image's own"
+
+
 def test_format_survives_json() -> None:
     for fmt in (BYTES, DomainFormat(None, "float32"), DomainFormat(Window(7995.25, 13995), "uint16")):
         assert DomainFormat.from_dict(json.loads(json.dumps(fmt.to_dict()))) == fmt
