@@ -71,7 +71,7 @@ def test_mistakes_are_named(results: Path) -> None:
         main(["results", *out])
     with pytest.raises(OptionError, match="same name"):
         main([one, one, *out])
-    with pytest.raises(OptionError, match="input=.*taken"):
+    with pytest.raises(OptionError, match=r"input=.*taken"):
         main([f"input={results / 'one'}", *out])
     with pytest.raises(OptionError, match="no such folder"):
         main([one, f"B={results / 'three'}", *out])
