@@ -75,6 +75,12 @@ def choose_device(gpu_ids: str) -> torch.device:
     return torch.device("cuda", int(text))
 
 
+def loading_processes(wanted: int) -> int:
+    """How many processes read images: of --num_threads, what this process's share of the cores can keep busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def trainer_from(
     run: RunOptions,
     model: Model[Any],
@@ -103,7 +109,7 @@ def trainer_from(
         world_size=ranks.world_size(),
         serial=data.serial_batches,
     )
-    workers = min(data.num_threads, os.cpu_count() or 1)  # more only wait for each other
+    workers = loading_processes(data.num_threads)
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,
