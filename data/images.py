@@ -288,7 +288,7 @@ def unit_to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
     Raises:
         ImageError: shape, NaN.
     """
-    values = np.rint(_channels_last(pixels, "a picture") * 255).astype(np.uint8)
+    values = _channels_last(np.rint(_checked(pixels, "a picture") * 255).astype(np.uint8))
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
@@ -309,7 +309,7 @@ def encode(path: str | os.PathLike[str], pixels: Tensor, fmt: DomainFormat) -> l
     path = Path(path)
     stem = path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
     png, tif = path.with_name(stem + ".png"), path.with_name(stem + ".tif")
-    values = _channels_last(pixels, f"{str(path)!r}")
+    values = _checked(pixels, f"{str(path)!r}")
     top = _DEPTHS[fmt.depth]
     window = fmt.window or Window(0.0, float(top))
     counts = window.low + values * (window.high - window.low)
@@ -321,20 +321,26 @@ def encode(path: str | os.PathLike[str], pixels: Tensor, fmt: DomainFormat) -> l
     return [png]
 
 
-def _channels_last(pixels: Tensor, what: str) -> NDArray[np.float64]:
+def _channels_last(array: Raw) -> Raw:
+    turned: Raw = array.transpose(1, 2, 0)
+    return turned
+
+
+def _checked(pixels: Tensor, what: str) -> NDArray[np.float64]:
+    """(C, H, W) clipped; by numpy, since threads that write would each start a team of torch's own."""
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ImageError(f"{what} cannot be written: {tuple(pixels.shape)} is not (1, H, W) or (3, H, W)")
-    values = pixels.detach().cpu().double()
-    if bool(values.isnan().any()):
+    values: NDArray[np.float64] = pixels.detach().cpu().numpy().astype(np.float64)
+    if bool(np.isnan(values).any()):
         raise ImageError(f"{what} cannot be written: it holds NaN; use an earlier checkpoint")
-    array: NDArray[np.float64] = values.clamp(0, 1).permute(1, 2, 0).numpy()
-    return array
+    np.clip(values, 0, 1, out=values)
+    return values
 
 
 def _write(path: Path, array: Raw) -> None:
     # TIFF uncompressed: readers differ in how they undo compression on floats.
     options = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == ".tif" else []
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(array[:, :, ::-1]), options)
+    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(_channels_last(array)[:, :, ::-1]), options)
     if not done:
         raise ImageError(f"{str(path)!r} cannot be written: no encoder for {array.dtype} {array.shape}")
     write_atomic(path, data.tobytes())

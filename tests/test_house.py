@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.ranks", 0),
     ("util.seeding", 0),
     ("util.files", 0),
+    ("util.background", 0),
     ("util.errors", 0),
     ("data.decoders", 0),
     ("data.images", 0),
