@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from options.parse import RunOptions
 
 PANEL_INPUTS = 4
-_MOST_WRITERS = 8
+MOST_WRITERS = 8
 Work = TypeVar("Work")
 
 
@@ -88,7 +88,7 @@ def loading_processes(wanted: int) -> int:
 
 def writing_threads() -> int:
     """How many threads encode and write results beside the networks."""
-    return loading_processes(_MOST_WRITERS)
+    return loading_processes(MOST_WRITERS)
 
 
 @dataclass(frozen=True)
