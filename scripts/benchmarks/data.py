@@ -46,7 +46,7 @@ class Feed:
         self._dataset: Dataset = DATASETS.get("unaligned").from_options(run)
         self._sampler = GlobalBatchSampler(len(self._dataset), wanted.batch, 0)
         self._loader: DataLoader[Batch] = DataLoader(
-            self._dataset,  # type: ignore[arg-type]
+            self._dataset,
             batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=self._dataset.collate,  # type: ignore[arg-type]

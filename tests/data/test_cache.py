@@ -245,7 +245,7 @@ def batches(root: Path, *flags: str, workers: int = 0, rank: int = 0, world: int
     if world > 1:
         sampler = GlobalBatchSampler(len(dataset), 2 // world, 0, rank, world)
     loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        dataset,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate,  # type: ignore[arg-type]
