@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
+from torch import Tensor
 
 from data.images import DomainFormat, ImageError, decode
 from data.pairing import cut_half
-from data.single_dataset import SingleDataset
+from data.single_dataset import SingleDataset, WholeImage
 from models import load_trained
 from options.groups import Inference
 from options.parse import RunOptions, extra, inference_options
-from util.engine.build import choose_device
-from util.engine.inference import translate_image
+from util.engine.build import choose_device, pace, progress, writing_threads
+from util.engine.inference import by_size, translate_images
 from util.errors import exit_code, printable
 from util.visual.results import Results, Stored
 
@@ -25,19 +27,25 @@ def main() -> int:
     model.check_translates()
     dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple, labelled=False)
     label = f"{wanted.phase}_{run.experiment.epoch}" + (f"_{run.data.direction}" if run.turned else "")
-    results = Results(Path(wanted.results_dir) / run.experiment.name / label, "images/{kind}/{stem}")
+    folder = Path(wanted.results_dir) / run.experiment.name / label
+    results = Results(folder, "images/{kind}/{stem}", threads=writing_threads())
     paired = run.data.dataset_mode == "aligned"
     targets, left_out = dataset.partners(run.data.direction, paired), []
+    speed = pace(run, model, wanted.tile)
+    images = dataset.images(speed.processes, partial(read_target, targets, run, dataset.target))
 
-    for whole in tqdm(dataset.images(), total=len(dataset), unit="image", disable=None):
-        fake = translate_image(model, whole.sample.A, whole.size)
-        pictures: dict[str, Stored] = {"real_A": (whole.image, dataset.source), "fake_B": (fake, dataset.target)}
-        if whole.number in targets:
-            try:
-                pictures["real_B"] = read_target(*targets[whole.number], run, dataset.target)
-            except ImageError as error:
-                left_out.append(str(error))
-        results.add(whole.file, pictures, printable(whole.file))
+    def translate(group: list[WholeImage]) -> list[Tensor]:
+        samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
+        return translate_images(model, samples, sizes, speed.amp)
+
+    with results:
+        for whole, fake in progress(by_size(images, translate, speed.together), len(dataset), run.log.quiet):
+            pictures: dict[str, Stored] = {"real_A": (whole.image, dataset.source), "fake_B": (fake, dataset.target)}
+            if isinstance(whole.beside, ImageError):
+                left_out.append(str(whole.beside))
+            elif whole.beside is not None:
+                pictures["real_B"] = whole.beside, dataset.target
+            results.add(whole.file, pictures, printable(whole.file))
 
     note = "real_B is the target image of the same number; it is the truth only where the folders are paired."
     page = results.write_page(f"{run.experiment.name}, {label}", note if targets and not paired else "")
@@ -48,9 +56,12 @@ def main() -> int:
     return 0
 
 
-def read_target(file: Path, half: str, run: RunOptions, fmt: DomainFormat) -> Stored:
-    """A target image as it is stored."""
-    return cut_half(decode(file, run.channels[1], fmt), half, file), fmt
+def read_target(
+    targets: Mapping[int, tuple[Path, str]], run: RunOptions, fmt: DomainFormat, number: int
+) -> Tensor | None:
+    """The target image, or the half of one, to be shown beside an input; None where there is none."""
+    file, half = targets.get(number, (None, ""))
+    return None if file is None else cut_half(decode(file, run.channels[1], fmt), half, file)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
-
 from data.base import DATASETS, DataError, Dataset, Sample
 from data.checkup import BadImage, reason_of
-from data.domain import Domain, FolderOptions, open_domains, part_of, preprocess_from
-from data.images import ImageError
+from data.domain import Domain, FolderOptions, augmented, open_domains, part_of, preprocess_from
+from data.images import Counts, ImageError
 from data.pairing import pairs_of_files
 from data.sampler import SampleKey
 from data.transforms import Preprocess
@@ -38,6 +36,7 @@ class AlignedDataset(Dataset):
         preprocess: geometry of training images.
         seed: keys every crop and flip, together with epoch and position.
         bad_images: lines for files that were left out.
+        on_device: leave what follows decoding to the device.
     """
 
     Options: ClassVar[type[Group]] = FolderOptions
@@ -51,6 +50,7 @@ class AlignedDataset(Dataset):
         *,
         seed: int = 0,
         bad_images: Sequence[str] = (),
+        on_device: bool = False,
     ) -> None:
         if len(source.files) != len(target.files):
             raise ValueError(f"{len(source.files)} source files and {len(target.files)} target files are no pairs")
@@ -58,7 +58,7 @@ class AlignedDataset(Dataset):
         self.source, self.target = source.format, target.format
         self.source_files, self.labels, self.class_names = source.files, source.labels, source.class_names
         self._preprocess, self._seed = preprocess, seed
-        self.bad_images = list(bad_images)
+        self.bad_images, self._on_device = list(bad_images), on_device
 
     @classmethod
     def from_options(
@@ -77,7 +77,15 @@ class AlignedDataset(Dataset):
             pairs = pairs[: int(min(run.data.max_dataset_size, len(pairs)))]
             source, target = part_of(source, [a for a, _ in pairs]), part_of(target, [b for _, b in pairs])
         preprocess = preprocess_from(run, size_multiple)
-        return cls(source, target, root, preprocess, seed=run.experiment.seed, bad_images=bad_images)
+        return cls(
+            source,
+            target,
+            root,
+            preprocess,
+            seed=run.experiment.seed,
+            bad_images=bad_images,
+            on_device=run.data.augment_on_device,
+        )
 
     def _files_by_domain(self) -> dict[str, list[Path]]:
         return {"source": self._source.files, "target": self._target.files}
@@ -86,21 +94,29 @@ class AlignedDataset(Dataset):
         return len(self.source_files)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        images, read, skipped = self._read_pair(key.index)
+        pair, read, skipped = self._read_pair(key.index)
         # One draw for both: what is cut out of one is cut out of the other.
-        a, b = (
-            self._preprocess(image, generator(self._seed, "pair", key.epoch, key.position), key.index)
-            for image in images
+        (a, waiting_a), (b, waiting_b) = (
+            augmented(
+                counts,
+                domain.channels,
+                self._preprocess,
+                generator(self._seed, "pair", key.epoch, key.position),
+                key.index,
+                self._on_device,
+            )
+            for counts, domain in zip(pair, (self._source, self._target), strict=True)
         )
         return Sample(
-            A=a * 2 - 1,
-            B=b * 2 - 1,
+            A=a,
+            B=b,
             path_A=self._path(self._source, read),
             path_B=self._path(self._target, read),
             label_A=self.labels[read],
             file_A=key.index,
             index=key.position,
             skipped=skipped,
+            waiting=(waiting_a, waiting_b) if waiting_a and waiting_b else (),
         )
 
     def whole_source(self, file: int) -> Sample:
@@ -111,7 +127,7 @@ class AlignedDataset(Dataset):
     def _path(self, domain: Domain, number: int) -> str:
         return domain.files[number].relative_to(self.root).as_posix()
 
-    def _read_pair(self, first: int) -> tuple[tuple[Tensor, Tensor], int, tuple[str, ...]]:
+    def _read_pair(self, first: int) -> tuple[tuple[Counts, Counts], int, tuple[str, ...]]:
         """Both images of pair `first`, or of the first pair after it that can be read; its number; what was skipped."""
         skipped: list[str] = []
         for step in range(len(self)):
@@ -119,7 +135,7 @@ class AlignedDataset(Dataset):
             images = []
             for domain in (self._source, self._target):
                 try:
-                    images.append(domain.read(number))
+                    images.append(domain.counts(number))
                 except ImageError as error:
                     if not domain.skip_bad:
                         raise
@@ -130,9 +146,9 @@ class AlignedDataset(Dataset):
                 return (images[0], images[1]), number, tuple(dict.fromkeys(skipped))
         raise DataError(f"{printable(self._source.folder)}: no pair can be read, the first because {skipped[0]}")
 
-    def _check_sizes(self, number: int, images: Sequence[Tensor]) -> None:
+    def _check_sizes(self, number: int, images: Sequence[Counts]) -> None:
         """Raise where crops of two sizes would show different parts of the scene."""
-        sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in images]
+        sizes = [f"{image.values.shape[1]} x {image.values.shape[0]}" for image in images]
         if sizes[0] != sizes[1] and "resize" not in self._preprocess.words:
             names = [printable(self._path(domain, number)) for domain in (self._source, self._target)]
             raise DataError(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from data.images import DomainFormat
+from data.on_device import Waiting, WaitingBatch
 from data.sampler import SampleKey
 from options.schema import Group
 from util.errors import UserError, printable
@@ -53,6 +54,7 @@ class Sample:
     file_A: int  # number of the source file that was asked for, in `source_files`
     index: int  # place of this draw in its epoch's order over all ranks: with the step it keys random draws
     skipped: tuple[str, ...] = ()
+    waiting: tuple[Waiting, ...] = ()  # A, and B where there is one: A and B are empty and the device makes them
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,19 @@ class Batch:
     file_A: Tensor
     index: Tensor
     skipped: tuple[str, ...] = ()
+    waiting: tuple[WaitingBatch, ...] = ()  # as in Sample
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on a device."""
+        """The same batch with its tensors on a device, which makes the images that wait; raises as `collate` does."""
         moved: dict[str, Any] = {
             item.name: value.to(device, non_blocking=True)
             for item in fields(self)
             if isinstance(value := getattr(self, item.name), Tensor)
         }
-        return replace(self, **moved)
+        moved |= {side: _stacked(side, one.images(device)) for side, one in zip("AB", self.waiting, strict=False)}
+        if len(self.waiting) == 2:
+            _check_pair(self.path_A[0], moved["A"], self.path_B[0], moved["B"])
+        return replace(self, **moved, waiting=())
 
     def parts(self, count: int) -> list[Batch]:
         """As many batches of equal size, in order; which files were skipped stays with the first.
@@ -114,7 +120,7 @@ class Batch:
             for item in fields(self)
             if isinstance(value := getattr(self, item.name), Tensor)
         }
-        return replace(self, **pinned)
+        return replace(self, **pinned, waiting=tuple(images.pin_memory() for images in self.waiting))
 
 
 def _cut(value: Any, start: int, size: int) -> Any:
@@ -127,33 +133,41 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Raises:
         DataError: sizes differ (only possible where --preprocess fixes none).
     """
-    for side in ("A", "B"):
-        sizes = {tuple(image.shape) for s in samples if (image := getattr(s, side)) is not None}
-        if len(sizes) > 1:
-            raise DataError(
-                f"images of {side} in one batch differ in size ({' and '.join(map(str, sorted(sizes)[:2]))}); "
-                "use --batch_size 1, or a --preprocess with crop or resize"
-            )
-    _check_pair(samples[0])
     targets = [s.B for s in samples if s.B is not None]
+    first, stacked_a = samples[0], _stacked("A", [s.A for s in samples])
+    stacked_b = _stacked("B", targets) if targets else None
+    if first.B is not None:
+        _check_pair(first.path_A, first.A, first.path_B, first.B)
     return Batch(
-        A=torch.stack([s.A for s in samples]),
-        B=torch.stack(targets) if targets else None,
+        A=stacked_a,
+        B=stacked_b,
         path_A=tuple(s.path_A for s in samples),
         path_B=tuple(s.path_B for s in samples),
         label_A=torch.tensor([s.label_A for s in samples]),
         file_A=torch.tensor([s.file_A for s in samples]),
         index=torch.tensor([s.index for s in samples]),
         skipped=tuple(line for s in samples for line in s.skipped),
+        waiting=tuple(WaitingBatch.of(side) for side in zip(*(s.waiting for s in samples), strict=True)),
     )
 
 
-def _check_pair(sample: Sample) -> None:
-    """Raise where source and target differ in size: models run both through G as one batch."""
-    if sample.B is not None and sample.A.shape[-2:] != sample.B.shape[-2:]:
-        sizes = [f"{image.shape[-2]} x {image.shape[-1]}" for image in (sample.A, sample.B)]
+def _stacked(side: str, images: Sequence[Tensor]) -> Tensor:
+    """Images of A or B as a batch; raise where they differ in size."""
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) > 1:
         raise DataError(
-            f"{printable(sample.path_A)} is {sizes[0]} and {printable(sample.path_B)} is {sizes[1]} (height x width): "
+            f"images of {side} in one batch differ in size ({' and '.join(map(str, sorted(sizes)[:2]))}); "
+            "use --batch_size 1, or a --preprocess with crop or resize"
+        )
+    return torch.stack(list(images))
+
+
+def _check_pair(path_A: str, A: Tensor, path_B: str, B: Tensor) -> None:
+    """Raise where source and target differ in size: models run both through G as one batch."""
+    if A.shape[-2:] != B.shape[-2:]:
+        sizes = [f"{image.shape[-2]} x {image.shape[-1]}" for image in (A, B)]
+        raise DataError(
+            f"{printable(path_A)} is {sizes[0]} and {printable(path_B)} is {sizes[1]} (height x width): "
             "in training A and B need one height and one width; use a --preprocess with crop or resize"
         )
 

@@ -28,6 +28,8 @@ from data.domain import (
     LABELS_FILE,
     Domain,
     FolderOptions,
+    augmented,
+    cached,
     check_classes,
     load_classes,
     load_formats,
@@ -85,6 +87,7 @@ class ClassesDataset(Dataset):
         seed: keys every crop and flip, together with epoch and position.
         validation: held-out images of the same classes.
         bad_images: lines for files that were left out.
+        on_device: leave what follows decoding to the device.
     """
 
     Options: ClassVar[type[Group]] = ClassesOptions
@@ -98,13 +101,14 @@ class ClassesDataset(Dataset):
         seed: int = 0,
         validation: ClassesDataset | None = None,
         bad_images: Sequence[str] = (),
+        on_device: bool = False,
     ) -> None:
         self._domain, self.root = domain, root
         self.source = self.target = domain.format
         self.source_files, self.labels, self.class_names = domain.files, domain.labels, domain.class_names
         self._preprocess, self._seed = preprocess, seed
         self.validation = validation
-        self.bad_images = list(bad_images)
+        self.bad_images, self._on_device = list(bad_images), on_device
 
     @classmethod
     def settled(cls, run: RunOptions) -> RunOptions:
@@ -162,12 +166,21 @@ class ClassesDataset(Dataset):
         if kept:
             train = _kept_domain(run, folder, everything, [root / name for name in kept["source"]])
             held = part_of(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
+        train, held = cached(run, train, held)
         preprocess = preprocess_from(run, size_multiple)
         if ranks.is_first():
             which = histogram(held.labels, held.class_names) or "--val_share of each class is less than one"
             print(f"held out for validation: {len(held.files)} images ({which})")
         validation = cls(held, root, preprocess, seed=seed) if held.files else None
-        return cls(train, root, preprocess, seed=seed, validation=validation, bad_images=[*bad, *more])
+        return cls(
+            train,
+            root,
+            preprocess,
+            seed=seed,
+            validation=validation,
+            bad_images=[*bad, *more],
+            on_device=run.data.augment_on_device,
+        )
 
     @classmethod
     def for_phase(cls, run: RunOptions, phase: str, size_multiple: int = 1) -> ClassesDataset:
@@ -195,19 +208,21 @@ class ClassesDataset(Dataset):
         return len(self.source_files)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        image, read, skipped = self._domain.read_from(key.index)
-        taken = self._preprocess(image, generator(self._seed, "A", key.epoch, key.position), key.index)
-        return self._sample(taken, key.index, read, key.position, skipped)
+        counts, read, skipped = self._domain.counts_from(key.index)
+        draw = generator(self._seed, "A", key.epoch, key.position)
+        taken, waiting = augmented(counts, self._domain.channels, self._preprocess, draw, key.index, self._on_device)
+        sample = self._sample(taken, key.index, read, key.position, skipped)
+        return replace(sample, waiting=(waiting,)) if waiting else sample
 
     def whole_source(self, file: int) -> Sample:
         image, read, skipped = self._domain.read_from(file)
         taken = self._preprocess.for_inference()(image, generator(self._seed, "whole", file))
-        return self._sample(taken, file, read, file, skipped)
+        return self._sample(taken * 2 - 1, file, read, file, skipped)
 
     def _sample(self, image: Tensor, file: int, read: int, index: int, skipped: tuple[str, ...]) -> Sample:
-        """File number `read`, in [0, 1], which was read for number `file`."""
+        """File number `read`, in [-1, 1], which was read for number `file`."""
         path = self.source_files[read].relative_to(self.root).as_posix()
-        return Sample(image * 2 - 1, None, path, "", self.labels[read], file, index, skipped)
+        return Sample(image, None, path, "", self.labels[read], file, index, skipped)
 
 
 # --- files

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from data.base import (
@@ -22,10 +23,22 @@ from data.base import (
     read_labels,
     rows_without_files,
 )
+from data.cache import PixelCache, open_cache
 from data.checkup import BadImage, Checkup, check_kept, check_up, reason_of, require_usable, say_skipped
-from data.images import DomainFormat, ImageError, Window, WindowRule, decode, estimate_format, parse_window
-from data.pairing import cut_half, place_of
-from data.transforms import Preprocess
+from data.images import (
+    Counts,
+    DomainFormat,
+    ImageError,
+    Window,
+    WindowRule,
+    estimate_format,
+    parse_window,
+    read_counts,
+    read_raw,
+)
+from data.on_device import Waiting
+from data.pairing import half_of, place_of
+from data.transforms import Preprocess, draws_of
 from options.schema import Group, OptionError, fields_of, option, shorten
 from util import ranks
 from util.errors import printable
@@ -63,6 +76,7 @@ class Domain:
         numbers: the place of each file in its folder, those counted that were left out at the start.
         skip_bad: another file is read where one cannot be.
         half: the part of each image that shows the domain: left, right, or all of it (empty).
+        cache: what keeps decoded files; None: each is decoded whenever it is read.
     """
 
     folder: Path
@@ -74,6 +88,22 @@ class Domain:
     numbers: list[int] = field(default_factory=list)
     skip_bad: bool = False
     half: str = ""
+    cache: PixelCache | None = None
+
+    def counts(self, file: int) -> Counts:
+        """File number `file` as it is stored, or the half of it that shows the domain.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        path = self.files[file]
+        try:
+            found = read_counts(path, self.format, self.cache.read if self.cache else read_raw)
+            return replace(found, values=half_of(found.values, self.half, path))
+        except ImageError as error:
+            if self.skip_bad:
+                raise
+            raise ImageError(f"{error} (--on_bad_image skip goes on without it)") from error
 
     def read(self, file: int) -> Tensor:
         """File number `file`, (channels, H, W) in [0, 1].
@@ -81,14 +111,14 @@ class Domain:
         Raises:
             ImageError: it cannot be read.
         """
-        try:
-            return cut_half(decode(self.files[file], self.channels, self.format), self.half, self.files[file])
-        except ImageError as error:
-            if self.skip_bad:
-                raise
-            raise ImageError(f"{error} (--on_bad_image skip goes on without it)") from error
+        return self.counts(file).image(self.channels)
 
     def read_from(self, file: int) -> tuple[Tensor, int, tuple[str, ...]]:
+        """As `counts_from`, with the image as `read` gives it."""
+        counts, number, skipped = self.counts_from(file)
+        return counts.image(self.channels), number, skipped
+
+    def counts_from(self, file: int) -> tuple[Counts, int, tuple[str, ...]]:
         """File number `file`, or with `skip_bad` the first after it that can be read; after the last comes the first.
 
         What is read follows from the files alone: every rank, worker and continued run reads the same.
@@ -104,13 +134,39 @@ class Domain:
         for step in range(len(self.files)):
             number = (file + step) % len(self.files)
             try:
-                return self.read(number), number, tuple(skipped)
+                return self.counts(number), number, tuple(skipped)
             except ImageError as error:
                 if not self.skip_bad:
                     raise
                 path = self.files[number]
                 skipped.append(BadImage(path, reason_of(error, path)).line(self.folder))
         raise DataError(f"{printable(self.folder)}: none of its files can be read, the first because {skipped[0]}")
+
+
+def augmented(
+    counts: Counts, channels: int, preprocess: Preprocess, draw: torch.Generator, patch_index: int, waits: bool
+) -> tuple[Tensor, Waiting | None]:
+    """A training image (C, H, W) in [-1, 1]; or, where the device is to make it, nothing and what it is made from.
+
+    Args:
+        waits: leave it to the device (--augment_on_device).
+    """
+    if waits:
+        return torch.empty(0), Waiting(counts, channels, preprocess, draws_of(draw), patch_index)
+    return preprocess(counts.image(channels), draw, patch_index) * 2 - 1, None
+
+
+def cached(run: RunOptions, *domains: Domain) -> tuple[Domain, ...]:
+    """The domains of a run with the cache that --cache asks for.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    data, files = run.data, [file for domain in domains for file in domain.files]
+    cache = open_cache(
+        data.cache, data.cache_dir, data.cache_gb, files, rank=ranks.rank(), world_size=ranks.world_size()
+    )
+    return tuple(replace(domain, cache=cache) for domain in domains)
 
 
 def open_domain(
@@ -275,7 +331,8 @@ def open_domains(
     labels, names = labels_for(source, root, run.dataset, classes)  # type: ignore[arg-type]
     check_classes(run, labels, source.files)
     bad = list(dict.fromkeys(line for one in found for line in one.lines)) if skip else []
-    return replace(source, labels=labels, class_names=names), target, bad
+    source, target = cached(run, replace(source, labels=labels, class_names=names), target)
+    return source, target, bad
 
 
 def _look(

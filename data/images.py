@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,18 @@ __all__ = [
     "AUTO_PERCENTILES",
     "EXTENSIONS",
     "MAX_PIXELS",
+    "Counts",
     "DomainFormat",
     "ImageError",
     "Window",
     "WindowRule",
+    "as_unit",
     "decode",
     "encode",
     "estimate_format",
     "image_size",
     "parse_window",
+    "read_counts",
     "read_raw",
     "unit_to_uint8",
 ]
@@ -106,28 +109,63 @@ class WindowRule:
 def decode(path: str | os.PathLike[str], channels: int, fmt: DomainFormat) -> Tensor:
     """Read, window and clip one image: float32 (channels, H, W) in [0, 1].
 
-    Three channels become one by luminance (ITU-R BT.601), one becomes three by repetition.
-
     Raises:
-        ImageError: see `read_raw`; or the file's depth is not that of its domain; `channels` is neither 1 nor
-            3; the image is constant and has a window of its own.
+        ImageError: see `read_counts`; or `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise ImageError(f"{str(path)!r} cannot be read as {channels} channels; ask for 1 or 3")
-    raw = read_raw(path)
+    return read_counts(path, fmt).image(channels)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """An image as its file stores it, and the window that gives it a meaning.
+
+    Args:
+        values: (H, W, 1) or (H, W, 3), uint8, uint16 or float32; not to be written to.
+    """
+
+    values: Raw
+    window: Window
+
+    def image(self, channels: int) -> Tensor:
+        """Windowed and clipped, (channels, H, W) in [0, 1]."""
+        return as_unit(torch.from_numpy(self.values.astype(np.float32)), self.window.low, self.window.high, channels)
+
+
+def read_counts(path: str | os.PathLike[str], fmt: DomainFormat, read: Callable[[Any], Raw] = read_raw) -> Counts:
+    """Read one image of a domain.
+
+    Args:
+        read: `read_raw`, or what has its results at hand.
+
+    Raises:
+        ImageError: see `read_raw`; or the file's depth is not that of its domain; the image is constant and has a
+            window of its own.
+    """
+    raw = read(path)
     if raw.dtype != fmt.depth:
         raise ImageError(
             f"{str(path)!r} is {raw.dtype} but its domain was set up as {fmt.depth}; "
             "a window fits one depth only: convert the file or keep it apart"
         )
     window = fmt.window or _window_between(_percentiles([raw], AUTO_PERCENTILES), f"{str(path)!r}")
-    values = torch.from_numpy(raw.astype(np.float32))
-    values = ((values - window.low) / (window.high - window.low)).clamp_(0, 1)
-    values = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
-    if channels == 1 and len(values) == 3:
-        weights = torch.tensor(_LUMINANCE).view(3, 1, 1)
-        values = (values * weights).sum(0, keepdim=True).clamp_(0, 1)
-    return values.expand(channels, -1, -1).contiguous()
+    return Counts(raw[:, :, None] if raw.ndim == 2 else raw, window)
+
+
+def as_unit(counts: Tensor, low: float | Tensor, high: float | Tensor, channels: int) -> Tensor:
+    """Counts (..., H, W, 1 or 3) float32 as (..., channels, H, W) in [0, 1], on their device.
+
+    Three channels become one by luminance (ITU-R BT.601), one becomes three by repetition.
+
+    Args:
+        low, high: counts that are 0 and 1: numbers, or tensors that broadcast with `counts`.
+    """
+    values = ((counts - low) / (high - low)).clamp_(0, 1).movedim(-1, -3)
+    if channels == 1 and values.shape[-3] == 3:
+        weights = torch.tensor(_LUMINANCE, device=values.device).view(3, 1, 1)
+        values = (values * weights).sum(-3, keepdim=True).clamp_(0, 1)
+    return values.expand(*values.shape[:-3], channels, -1, -1).contiguous()
 
 
 # --- choosing a window
@@ -255,7 +293,7 @@ def unit_to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
     Raises:
         ImageError: shape, NaN.
     """
-    values = np.rint(_channels_last(pixels, "a picture") * 255).astype(np.uint8)
+    values = _channels_last(np.rint(_checked(pixels, "a picture") * 255).astype(np.uint8))
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
@@ -276,7 +314,7 @@ def encode(path: str | os.PathLike[str], pixels: Tensor, fmt: DomainFormat) -> l
     path = Path(path)
     stem = path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
     png, tif = path.with_name(stem + ".png"), path.with_name(stem + ".tif")
-    values = _channels_last(pixels, f"{str(path)!r}")
+    values = _checked(pixels, f"{str(path)!r}")
     top = _DEPTHS[fmt.depth]
     window = fmt.window or Window(0.0, float(top))
     counts = window.low + values * (window.high - window.low)
@@ -288,20 +326,26 @@ def encode(path: str | os.PathLike[str], pixels: Tensor, fmt: DomainFormat) -> l
     return [png]
 
 
-def _channels_last(pixels: Tensor, what: str) -> NDArray[np.float64]:
+def _channels_last(array: Raw) -> Raw:
+    turned: Raw = array.transpose(1, 2, 0)
+    return turned
+
+
+def _checked(pixels: Tensor, what: str) -> NDArray[np.float64]:
+    """(C, H, W) clipped; by numpy, since threads that write would each start a team of torch's own."""
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ImageError(f"{what} cannot be written: {tuple(pixels.shape)} is not (1, H, W) or (3, H, W)")
-    values = pixels.detach().cpu().double()
-    if bool(values.isnan().any()):
+    values: NDArray[np.float64] = pixels.detach().cpu().numpy().astype(np.float64)
+    if bool(np.isnan(values).any()):
         raise ImageError(f"{what} cannot be written: it holds NaN; use an earlier checkpoint")
-    array: NDArray[np.float64] = values.clamp(0, 1).permute(1, 2, 0).numpy()
-    return array
+    np.clip(values, 0, 1, out=values)
+    return values
 
 
 def _write(path: Path, array: Raw) -> None:
     # TIFF uncompressed: readers differ in how they undo compression on floats.
     options = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == ".tif" else []
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(array[:, :, ::-1]), options)
+    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(_channels_last(array)[:, :, ::-1]), options)
     if not done:
         raise ImageError(f"{str(path)!r} cannot be written: no encoder for {array.dtype} {array.shape}")
     write_atomic(path, data.tobytes())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.annotations import read_pairs
 from data.base import DataError, domain_folder
+from data.decoders import Raw
 from data.images import ImageError
 from util.errors import printable
 
@@ -61,12 +62,20 @@ def cut_half(image: Tensor, half: str, file: Path) -> Tensor:
     Raises:
         ImageError: it has no halves of equal width.
     """
+    return image[..., _columns(image.shape[-1], half, file)]
+
+
+def half_of(counts: Raw, half: str, file: Path) -> Raw:
+    """The same of counts (H, W, C)."""
+    return counts[:, _columns(counts.shape[1], half, file)]
+
+
+def _columns(width: int, half: str, file: Path) -> slice:
     if not half:
-        return image
-    width = image.shape[-1]
+        return slice(None)
     if width % 2:
         raise ImageError(f"{str(file)!r} is {width} pixels wide; images of A and B side by side need an even width")
-    return image[..., : width // 2] if half == HALVES["A"] else image[..., width // 2 :]
+    return slice(width // 2) if half == HALVES["A"] else slice(width // 2, None)
 
 
 def pairs_of_files(root: Path, source: Sequence[Path], target: Sequence[Path], direction: str) -> list[tuple[int, int]]:

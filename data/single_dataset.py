@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from data.base import BAD_IMAGES_FILE, DATASETS, UNKNOWN, DataError, Dataset, Sample
-from data.checkup import BadImage, check_up, reason_of, require_usable, say_skipped, scan_folder, shortlist
+from data.checkup import (
+    BadImage,
+    at_equal_distances,
+    check_up,
+    reason_of,
+    require_usable,
+    say_skipped,
+    scan_folder,
+    shortlist,
+)
 from data.domain import (
     DOMAINS_FILE,
     Domain,
@@ -24,16 +36,23 @@ from data.domain import (
     preprocess_from,
     target_format,
 )
-from data.images import DomainFormat, ImageError
+from data.images import DomainFormat, ImageError, image_size
 from data.pairing import HALVES, pairs_of_files, place_of
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError
+from util.engine.signals import left_to_the_main_process
 from util.errors import printable
 from util.seeding import generator
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
+
+
+_SHARED = Path("/dev/shm")  # where Linux keeps what processes share
+_LOOKED_AT = 200  # headers, for the largest size
+
+Beside = Callable[[int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,7 @@ class WholeImage:
     sample: Sample  # preprocessed without random changes, [-1, 1]
     file: Path  # relative to its folder
     number: int  # its place among all files of the folder, those counted that cannot be read
+    beside: Tensor | ImageError | None = None  # what was asked for beside it, see `SingleDataset.images`
 
     @property
     def size(self) -> tuple[int, int]:
@@ -185,26 +205,47 @@ class SingleDataset(Dataset):
         """An image (C, H, W) in [0, 1] at its file's size, as the network takes it: in [-1, 1], not yet padded."""
         return self._preprocess(image, generator(0, "whole")) * 2 - 1  # nothing is drawn in inference
 
-    def images(self) -> Iterator[WholeImage]:
+    def images(self, processes: int = 0, beside: Beside | None = None) -> Iterator[WholeImage]:
         """All files, in order; with --on_bad_image skip without those that turn out to be unreadable, which are named.
+
+        Args:
+            processes: read ahead; 0: files are read as they are asked for. None read ahead where images are too large
+                for the memory in which processes hand them over.
+            beside: reads another image for one of these, by its number, or returns None.
 
         Raises:
             ImageError: one cannot be read; those before it have been given out.
             DataError: with skip, none can.
         """
-        given = 0
-        for file in range(len(self)):
-            try:
-                whole = self.whole(file)
-            except ImageError as error:
+        given, reading = 0, _Reading(self, beside)
+        ahead: Iterable[WholeImage | ImageError] = map(reading.__getitem__, range(len(self)))
+        if processes and len(self) > 1 and self._can_hand_over(processes):
+            ahead = DataLoader(
+                reading,
+                batch_size=None,
+                num_workers=min(processes, len(self)),
+                collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given one image
+                worker_init_fn=left_to_the_main_process,
+            )
+        for file, whole in enumerate(ahead):
+            if isinstance(whole, ImageError):
                 if not self._domain.skip_bad:
-                    raise
-                self._leave_out(BadImage(self.source_files[file], reason_of(error, self.source_files[file])))
+                    raise whole
+                self._leave_out(BadImage(self.source_files[file], reason_of(whole, self.source_files[file])))
             else:
                 given += 1
                 yield whole
         if not given:
             raise DataError(f"{printable(self.folder)}: none of its files can be read; the last: {self.bad_images[-1]}")
+
+    def _can_hand_over(self, processes: int) -> bool:
+        """Whether the images that are on their way fit twice into the shared memory of the system."""
+        if not _SHARED.is_dir():
+            return True
+        some = [self.source_files[n] for n in at_equal_distances(len(self), _LOOKED_AT)]
+        sizes = [image_size(file) for file in some]
+        largest = max(height * width for height, width in sizes) * self._domain.channels * 4  # float32
+        return 2 * largest * 3 * (2 * processes + 1) < shutil.disk_usage(_SHARED).free
 
     def outcome(self, what: str) -> str:
         """`48 images translated, 2 skipped: a.png, b.png`, once all have been given out."""
@@ -224,3 +265,29 @@ class SingleDataset(Dataset):
         taken = self._preprocess(image, generator(0, "whole", file))
         path = self.source_files[read].relative_to(self.root).as_posix()
         return Sample(taken * 2 - 1, None, path, "", self.labels[read], file, file, skipped)
+
+
+class _Reading(TorchDataset[WholeImage | ImageError]):
+    """What processes that read ahead do: errors come back in their place."""
+
+    def __init__(self, dataset: SingleDataset, beside: Beside | None) -> None:
+        self._dataset, self._beside = dataset, beside
+
+    def __getitem__(self, file: int) -> WholeImage | ImageError:
+        try:
+            whole = self._dataset.whole(file)
+        except ImageError as error:
+            return error
+        if self._beside is None:
+            return whole
+        try:
+            return replace(whole, beside=self._beside(whole.number))
+        except ImageError as error:
+            return replace(whole, beside=error)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+
+def _as_it_is(image: WholeImage | ImageError) -> WholeImage | ImageError:
+    return image

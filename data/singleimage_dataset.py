@@ -14,7 +14,7 @@ from data.base import DATASETS, DataError, Dataset, Sample
 from data.domain import Domain, FolderOptions, open_domains, preprocess_from
 from data.sampler import SampleKey
 from data.transforms import RESIZERS, Preprocess, resize_to
-from options.schema import Group, option
+from options.schema import Group, OptionError, option
 from util import ranks
 from util.errors import printable
 from util.seeding import generator
@@ -101,6 +101,8 @@ class SingleImageDataset(Dataset):
     def from_options(
         cls, run: RunOptions, size_multiple: int = 4, kept: Mapping[str, Sequence[str]] | None = None
     ) -> SingleImageDataset:
+        if run.data.augment_on_device:
+            raise OptionError("--augment_on_device: one image is scaled once for a whole batch; leave it out")
         source, target, bad_images = open_domains(run, kept=kept)
         options = run.dataset
         assert isinstance(options, SingleImageOptions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 RESIZERS = ("resize", "scale_width", "scale_shortside")
 WORDS = (*RESIZERS, "zoom", "crop", "patch", "trim", "none")
 _ZOOM_MIN = 0.8
+Draws = tuple[float, ...]  # nine, see Preprocess
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,20 @@ class Preprocess:
         All nine random numbers are drawn at once, whatever the words and the size, so that no draw shifts
         another.
         """
-        zoom_y, zoom_x, crop_y, crop_x, patch_y, patch_x, trim_y, trim_x, mirror = torch.rand(
-            9, generator=generator, dtype=torch.float64
-        ).tolist()
-        image = self._load(image)
+        return self._rest(self._load(image), draws_of(generator), patch_index)
+
+    def all_at_once(self, images: Tensor, draws: Sequence[Draws], patch_indices: Sequence[int]) -> list[Tensor]:
+        """The same of (N, C, H, W), on their device: what is resized is resized together, the rest one by one.
+
+        Args:
+            draws: `draws_of` each image's generator.
+        """
+        loaded = self._load(images)
+        each = zip(loaded, draws, patch_indices, strict=True)
+        return [self._rest(image, own, patch_index) for image, own, patch_index in each]
+
+    def _rest(self, image: Tensor, draws: Draws, patch_index: int) -> Tensor:
+        zoom_y, zoom_x, crop_y, crop_x, patch_y, patch_x, trim_y, trim_x, mirror = draws
         if "zoom" in self.words:
             factors = (1 - (1 - _ZOOM_MIN) * u for u in (zoom_y, zoom_x))
             pairs = zip(image.shape[-2:], factors, self.crop_size, strict=True)
@@ -125,7 +137,14 @@ def _show(size: tuple[int, int]) -> str:
     return f"{size[0]}" if size[0] == size[1] else f"{size[0]} {size[1]}"
 
 
+def draws_of(generator: torch.Generator) -> Draws:
+    """The random numbers of one image, uniform in [0, 1)."""
+    return tuple(torch.rand(9, generator=generator, dtype=torch.float64).tolist())
+
+
 def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    if image.ndim == 4:
+        return resize_to(image, (height, width), 0.0, 1.0)
     return resize_to(image[None], (height, width), 0.0, 1.0)[0]
 
 

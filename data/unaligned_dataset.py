@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from data.base import DATASETS, Dataset, Sample
-from data.domain import Domain, FolderOptions, open_domains, preprocess_from
+from data.domain import Domain, FolderOptions, augmented, open_domains, preprocess_from
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group
@@ -33,6 +33,7 @@ class UnalignedDataset(Dataset):
         serial: pair files by number instead of drawing the target.
         seed: keys the target's choice and every crop and flip, together with epoch and position.
         bad_images: lines for files that were left out.
+        on_device: leave what follows decoding to the device.
     """
 
     Options: ClassVar[type[Group]] = FolderOptions
@@ -49,13 +50,14 @@ class UnalignedDataset(Dataset):
         late_preprocess: Preprocess | None = None,
         late_epoch: int = 0,
         bad_images: Sequence[str] = (),
+        on_device: bool = False,
     ) -> None:
         self._source, self._target, self.root = source, target, root
         self.source, self.target = source.format, target.format
         self.source_files, self.labels, self.class_names = source.files, source.labels, source.class_names
         self._preprocess, self._serial, self._seed = preprocess, serial, seed
         self._late, self._late_epoch = late_preprocess or preprocess, late_epoch
-        self.bad_images = list(bad_images)
+        self.bad_images, self._on_device = list(bad_images), on_device
 
     @classmethod
     def from_options(
@@ -74,6 +76,7 @@ class UnalignedDataset(Dataset):
             late_preprocess=replace(preprocess, load_size=preprocess.crop_size),
             late_epoch=run.schedule.n_epochs + 1,
             bad_images=bad_images,
+            on_device=run.data.augment_on_device,
         )
 
     def _files_by_domain(self) -> dict[str, list[Path]]:
@@ -90,21 +93,29 @@ class UnalignedDataset(Dataset):
             file_b = int(torch.randint(len(self._target.files), (), generator=draw))
         late = key.epoch >= self._late_epoch > 0
         preprocess = self._late if late else self._preprocess
-        a, read_a, skipped_a = self._source.read_from(file_a)
-        b, read_b, skipped_b = self._target.read_from(file_b)
-        a, b = (
-            preprocess(image, generator(self._seed, side, key.epoch, key.position), key.index)
-            for side, image in (("A", a), ("B", b))
+        stored_a, read_a, skipped_a = self._source.counts_from(file_a)
+        stored_b, read_b, skipped_b = self._target.counts_from(file_b)
+        (a, waiting_a), (b, waiting_b) = (
+            augmented(
+                stored,
+                domain.channels,
+                preprocess,
+                generator(self._seed, side, key.epoch, key.position),
+                key.index,
+                self._on_device,
+            )
+            for side, domain, stored in (("A", self._source, stored_a), ("B", self._target, stored_b))
         )
         return Sample(
-            A=a * 2 - 1,
-            B=b * 2 - 1,
+            A=a,
+            B=b,
             path_A=self._source.files[read_a].relative_to(self.root).as_posix(),
             path_B=self._target.files[read_b].relative_to(self.root).as_posix(),
             label_A=self.labels[read_a],
             file_A=file_a,
             index=key.position,
             skipped=skipped_a + skipped_b,
+            waiting=(waiting_a, waiting_b) if waiting_a and waiting_b else (),
         )
 
     def whole_source(self, file: int) -> Sample:

@@ -26,12 +26,12 @@ from data.classes_dataset import (
     ClassesOptions,
     hold_out,
 )
-from data.domain import Domain, check_classes, load_classes, load_formats, open_domain, part_of, preprocess_from
+from data.domain import Domain, cached, check_classes, load_classes, load_formats, open_domain, part_of, preprocess_from
 from data.images import DomainFormat, image_size, read_raw
 from data.sampler import SampleKey
 from data.wsol_splits import FOLDERS, IDS, LABELS, SplitTruth, read_split, split_folder
 from data.wsol_truth import Ask, WsolBatch, WsolSample, with_truth
-from options.schema import Group, option
+from options.schema import Group, OptionError, option
 from util import ranks
 from util.errors import printable
 from util.metrics.wsol import Truth, truth_from
@@ -109,6 +109,10 @@ class WsolDataset(ClassesDataset):
             made = cls._of_splits(run, splits, size_multiple, kept)
             folders = [_split(splits, "train"), split_folder(splits, "val") or _split(splits, "train")]
             own, held = (SplitTruth(folder, made.root) for folder in folders)
+        if options.train_truth and run.data.augment_on_device:
+            raise OptionError(
+                "--augment_on_device: the truth of --train_truth is cut where images are read; leave one out"
+            )
         made.train_truth = options.train_truth
         made.truths = own if made.train_truth and own else None
         if isinstance(made.validation, WsolDataset):
@@ -144,11 +148,20 @@ class WsolDataset(ClassesDataset):
             else:
                 mine = set(held.files)
                 train = part_of(train, [n for n, file in enumerate(train.files) if file not in mine])
+        train, held = cached(run, train, held)
         root, preprocess = Path(run.data.dataroot), preprocess_from(run, size_multiple)
         if ranks.is_first():
             print(f"held out for validation: {len(held.files)} images of {val or folder}")
         validation = cls(held, root, preprocess, seed=seed) if held.files else None
-        return cls(train, root, preprocess, seed=seed, validation=validation, bad_images=[*bad, *more])
+        return cls(
+            train,
+            root,
+            preprocess,
+            seed=seed,
+            validation=validation,
+            bad_images=[*bad, *more],
+            on_device=run.data.augment_on_device,
+        )
 
     @classmethod
     def for_phase(cls, run: RunOptions, phase: str, size_multiple: int = 1) -> WsolDataset:
@@ -182,7 +195,7 @@ class WsolDataset(ClassesDataset):
         there = torch.zeros(1, *size) if region is None else torch.from_numpy(region)[None].float()
         draws = generator(self._seed, "A", key.epoch, key.position)
         taken = self._preprocess(torch.cat([image, there]), draws, key.index)
-        sample = self._sample(taken[:-1], key.index, read, key.position, skipped)
+        sample = self._sample(taken[:-1] * 2 - 1, key.index, read, key.position, skipped)
         return _with(sample, None if region is None else partial(_as_truth, (taken[-1] > 0.5).numpy()))
 
     def whole_source(self, file: int) -> Sample:

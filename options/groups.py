@@ -12,6 +12,7 @@ MAP_NORMALS = ("minmax", "max", "percentile")
 SCORES = ("logit", "probability", "margin")
 EXPLAINED = ("head", "discriminator", "distance")
 NORMS = ("instance", "batch", "none")
+CACHES = ("off", "ram", "disk")
 SINKS = ("visdom", "tensorboard")
 
 
@@ -57,6 +58,16 @@ class Data(Group):
         "error",
         "where an image cannot be read: error, or skip it; either way it is named",
         choices=("error", "skip"),
+    )
+    cache: str = option(
+        "off",
+        "keep decoded images: in memory (of this run), or in files on a disk (for later runs, too)",
+        choices=CACHES,
+    )
+    cache_gb: float = option(0.0, "at most so many GB (10^9 bytes) of --cache; 0: half of what is free", low=0)
+    cache_dir: str = option("", "folder of --cache disk; none: cutcam/pixels in the user's folder of caches")
+    augment_on_device: bool = option(
+        False, "window, resize, crop and mirror images on the GPU, by the same draws, rather than where they are read"
     )
 
 

@@ -4,6 +4,9 @@ python scripts/benchmark.py step --size 128 --ngf 32
 python scripts/benchmark.py choices --size 128 --ngf 32
 python scripts/benchmark.py cam --arch resnet50 --batch 16
 python scripts/benchmark.py crf
+python scripts/benchmark.py data --kind jpg
+python scripts/benchmark.py infer --batch 8 --amp bf16
+python scripts/benchmark.py eval
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
-from scripts.benchmarks import cam, choices, crf, step
+from scripts.benchmarks import cam, choices, crf, data, eval, infer, step
 from util.errors import exit_code
 
 # A sub-command is a module with HELP, add_arguments(parser) and run(arguments) -> exit status.
-COMMANDS = {"step": step, "choices": choices, "cam": cam, "crf": crf}
+COMMANDS = {"step": step, "choices": choices, "cam": cam, "crf": crf, "data": data, "infer": infer, "eval": eval}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from util.registry import did_you_mean
 _OF_NO_EFFECT = frozenset(
     {
         *("name", "seed", "checkpoints_dir", "results_dir", "continue_train", "epoch", "suffix", "verbose"),
-        *("num_threads",),
+        *("num_threads", "cache", "cache_gb", "cache_dir"),
         *fields_of(Log),
         *fields_of(Runtime),
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from data.domain import check_classes
 from data.images import unit_to_uint8
@@ -19,7 +19,8 @@ from models.base import Explanation
 from options.groups import Explanation as ExplanationOptions
 from options.groups import Inference
 from options.parse import RunOptions, extra
-from util.engine.inference import explain_image
+from util.engine.build import pace, progress, writing_threads
+from util.engine.inference import by_size, explain_images
 from util.errors import printable
 from util.visual.cam_table import CamTable
 from util.visual.overlay import colormap, heat_map, overlay
@@ -46,22 +47,28 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     model.check_class(look.class_idx)
     if look.class_idx < 0:
         check_classes(run, dataset.labels, dataset.source_files)
-    results = Results(Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch, "{stem}_{kind}")
-    table = CamTable(dataset.class_names)
+    folder = Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch
+    results = Results(folder, "{stem}_{kind}", threads=writing_threads())
+    table, speed = CamTable(dataset.class_names), pace(run, model, wanted.tile)
 
-    for whole in tqdm(dataset.images(), total=len(dataset), unit="image", disable=None):
-        chosen = look.class_idx if look.class_idx >= 0 else whole.sample.label_A
-        fake, seen = explain_image(model, whole.sample.A, whole.size, chosen)
-        caption = table.add(whole.file, whole.sample.label_A, seen)
-        translation: Stored = (fake, dataset.target)
-        drawn = drawings(whole, fake, seen, look)
-        results.add(whole.file, {"fake": translation, **drawn}, printable(caption))
-        if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
-            results.add_array(whole.file, "cam_input", seen.cam[0].float().cpu().numpy())
-            results.add_array(whole.file, "cam_output", seen.cam_fake[0].float().cpu().numpy())
-        if watch is not None:
-            plain = {"input": unit_to_uint8(whole.image), "fake": unit_to_uint8(fake)}
-            watch(whole, plain | drawn, len(dataset))
+    def explain(group: list[WholeImage]) -> list[tuple[Tensor, Explanation]]:
+        samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
+        chosen = [look.class_idx if look.class_idx >= 0 else whole.sample.label_A for whole in group]
+        return explain_images(model, samples, sizes, chosen, speed.amp)
+
+    explained = by_size(dataset.images(speed.processes), explain, speed.together)
+    with results:
+        for whole, (fake, seen) in progress(explained, len(dataset), run.log.quiet):
+            caption = table.add(whole.file, whole.sample.label_A, seen)
+            translation: Stored = (fake, dataset.target)
+            drawn = drawings(whole, fake, seen, look)
+            results.add(whole.file, {"fake": translation, **drawn}, printable(caption))
+            if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
+                results.add_array(whole.file, "cam_input", seen.cam[0].numpy())
+                results.add_array(whole.file, "cam_output", seen.cam_fake[0].numpy())
+            if watch is not None:
+                plain = {"input": unit_to_uint8(whole.image), "fake": unit_to_uint8(fake)}
+                watch(whole, plain | {kind: draw() for kind, draw in drawn.items()}, len(dataset))
 
     table.write(results.folder / "cams.csv")
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
@@ -70,13 +77,18 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     print(f"{outcome}; table: {results.folder / 'cams.csv'}; page: {page}")
 
 
-def drawings(whole: WholeImage, fake: Tensor, seen: Explanation, look: ExplanationOptions) -> dict[str, Picture]:
-    """Heat maps and overlays of input and translation, (H, W, 3) uint8 at the image's own size."""
-    sides = {"input": (unit_to_uint8(whole.image), seen.cam), "output": (unit_to_uint8(fake), seen.cam_fake)}
-    heats = {side: heat_map(cam[0].cpu().numpy(), whole.size) for side, (_, cam) in sides.items()}
-    maps = {f"cam_{side}": colormap(heat, look.colormap) for side, heat in heats.items()}
-    overlays = {
-        f"overlay_{side}": overlay(picture, heats[side], look.overlay_strength, look.colormap)
-        for side, (picture, _) in sides.items()
-    }
-    return maps | overlays
+def drawings(
+    whole: WholeImage, fake: Tensor, seen: Explanation, look: ExplanationOptions
+) -> dict[str, Callable[[], Picture]]:
+    """What draws heat maps and overlays of input and translation, (H, W, 3) uint8 at the image's own size."""
+    sides = {"input": (whole.image, seen.cam), "output": (fake, seen.cam_fake)}
+    heats = {side: partial(heat_map, cam[0].numpy(), whole.size) for side, (_, cam) in sides.items()}
+
+    def in_colours(side: str) -> Picture:
+        return colormap(heats[side](), look.colormap)
+
+    def over_picture(side: str) -> Picture:
+        return overlay(unit_to_uint8(sides[side][0]), heats[side](), look.overlay_strength, look.colormap)
+
+    kinds = {"cam": in_colours, "overlay": over_picture}
+    return {f"{kind}_{side}": partial(draw, side) for kind, draw in kinds.items() for side in sides}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data import DATASETS
 from data.base import Dataset, Sample
-from data.images import decode
+from data.images import Counts, read_counts
 from data.sampler import SampleKey
 from options.parse import train_options
 
@@ -140,10 +140,10 @@ def test_crops_anywhere_and_whole_images(root: Path) -> None:
 def test_an_image_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, read = dataset(root), []
 
-    def counting(file: Path, *rest: Any) -> Tensor:
+    def counting(file: Path, *rest: Any) -> Counts:
         read.append(file)
-        return decode(file, *rest)
+        return read_counts(file, *rest)
 
-    monkeypatch.setattr("data.domain.decode", counting)
+    monkeypatch.setattr("data.domain.read_counts", counting)
     crops(data, 8)
     assert sorted(file.parent.name for file in read) == ["trainA", "trainB"]

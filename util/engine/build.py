@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from data.sampler import GlobalBatchSampler
 from util import ranks
+from util.engine.inference import together
 from util.engine.run_state import Position
 from util.engine.schedule import Plateau, make_scheduler
 from util.engine.signals import left_to_the_main_process
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from options.parse import RunOptions
 
 PANEL_INPUTS = 4
+MOST_WRITERS = 8
+Work = TypeVar("Work")
 
 
 class DeviceError(UserError, ValueError):
@@ -75,6 +80,51 @@ def choose_device(gpu_ids: str) -> torch.device:
     return torch.device("cuda", int(text))
 
 
+def loading_processes(wanted: int) -> int:
+    """How many processes read images: of --num_threads, what this process's share of the cores can keep busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def writing_threads() -> int:
+    """How many threads encode and write results beside the networks."""
+    return loading_processes(MOST_WRITERS)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How whole images go through a trained model.
+
+    Attributes:
+        together: images of one size at once.
+        processes: that read ahead.
+        amp: number format of the networks; that of the training is not taken over.
+    """
+
+    together: int
+    processes: int
+    amp: str
+
+
+def pace(run: RunOptions, model: Model[Any], tile: int) -> Pace:
+    """What --batch_size, --num_threads and --amp of test.py and cam_infer.py ask for.
+
+    Without --batch_size and --amp images go one by one, in float32: those of the training do not count.
+    """
+    wanted = run.data.batch_size if "batch_size" in run.given else 1
+    size = together(model, wanted, tile)
+    if size < wanted and ranks.is_first():
+        why = "with --tile" if tile else "since batch normalisation or dropout would mix them; --eval prevents it"
+        print(f"--batch_size {wanted}: images go one by one, {why}")
+    return Pace(size, loading_processes(run.data.num_threads), run.optim.amp if "amp" in run.given else "off")
+
+
+def progress(images: Iterable[Work], total: int, quiet: bool) -> Iterable[Work]:
+    """The same with a bar of rate and remaining time, on a terminal and without --quiet."""
+    bar: Iterable[Work] = tqdm(images, total=total, unit="image", dynamic_ncols=True, disable=quiet or None)
+    return bar
+
+
 def trainer_from(
     run: RunOptions,
     model: Model[Any],
@@ -103,7 +153,7 @@ def trainer_from(
         world_size=ranks.world_size(),
         serial=data.serial_batches,
     )
-    workers = min(data.num_threads, os.cpu_count() or 1)  # more only wait for each other
+    workers = loading_processes(data.num_threads)
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.transforms import crop_to, pad_to_multiple, resize_to
+from util.engine.step import Precision
 
 if TYPE_CHECKING:
+    from data.base import Sample
     from models.base import Explanation, Model
+
+_HELD_BACK = 4
+
+
+class _HasSample(Protocol):
+    @property
+    def sample(self) -> Sample: ...
+
+
+Image = TypeVar("Image", bound=_HasSample)
+Result = TypeVar("Result")
 
 
 def to_network(sample: Tensor, multiple: int, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
@@ -26,14 +41,26 @@ def to_image(output: Tensor, padded_from: tuple[int, int], own_size: tuple[int, 
     return resize_to(cropped_output, own_size, -1.0, 1.0)[0].add(1).div(2).clamp(0, 1)
 
 
-@torch.inference_mode()
 def translate_image(model: Model[Any], sample: Tensor, own_size: tuple[int, int]) -> Tensor:
     """The translation of one preprocessed image (C, H, W) in [-1, 1], as (C, H, W) in [0, 1] of `own_size`."""
-    batch, size = to_network(sample, model.size_multiple, model.device)
-    return to_image(model.translate(batch), size, own_size)
+    return translate_images(model, [sample], [own_size])[0]
 
 
 @torch.inference_mode()
+def translate_images(
+    model: Model[Any], samples: Sequence[Tensor], own_sizes: Sequence[tuple[int, int]], amp: str = "off"
+) -> list[Tensor]:
+    """The translations of preprocessed images of one size, each as `translate_image` gives it.
+
+    Args:
+        amp: off, bf16 or fp16: the number format of the networks.
+    """
+    batch, size = pad_to_multiple(torch.stack(list(samples)).to(model.device), model.size_multiple)
+    with Precision(amp, model.device).autocast():
+        output = model.translate(batch)
+    return _to_images(output, size, own_sizes)
+
+
 def explain_image(
     model: Model[Any], sample: Tensor, own_size: tuple[int, int], class_id: int
 ) -> tuple[Tensor, Explanation]:
@@ -42,10 +69,83 @@ def explain_image(
     Args:
         class_id: the class explained; -1: the head's choice on the input.
     """
-    batch, size = to_network(sample, model.size_multiple, model.device)
-    fake = model.translate(batch)
-    seen = model.explain(batch, fake, torch.tensor([class_id], device=model.device))
-    return to_image(fake, size, own_size), cropped(seen, size, batch.shape[-2:])
+    return explain_images(model, [sample], [own_size], [class_id])[0]
+
+
+@torch.inference_mode()
+def explain_images(
+    model: Model[Any],
+    samples: Sequence[Tensor],
+    own_sizes: Sequence[tuple[int, int]],
+    class_ids: Sequence[int],
+    amp: str = "off",
+) -> list[tuple[Tensor, Explanation]]:
+    """The same of preprocessed images of one size, together; explanations on the CPU."""
+    batch, size = pad_to_multiple(torch.stack(list(samples)).to(model.device), model.size_multiple)
+    with Precision(amp, model.device).autocast():
+        fake = model.translate(batch)
+        seen = model.explain(batch, fake, torch.tensor(list(class_ids), device=model.device))
+    seen = cropped(seen, size, batch.shape[-2:])
+    found = {item.name: getattr(seen, item.name).cpu() for item in fields(seen)}
+    plain = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+    each = [replace(seen, **{name: v[n : n + 1] for name, v in plain.items()}) for n in range(len(samples))]
+    return list(zip(_to_images(fake, size, own_sizes), each, strict=True))
+
+
+def _to_images(output: Tensor, padded_from: tuple[int, int], own_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    images = crop_to(output.float(), padded_from).cpu()  # one transfer for all of them
+    return [to_image(images[n : n + 1], padded_from, own_size) for n, own_size in enumerate(own_sizes)]
+
+
+def together(model: Model[Any], wanted: int, tile: int = 0) -> int:
+    """How many images of one size may go through the networks at once: as many as `wanted`, or 1.
+
+    One by one go images that need the memory for themselves (`tile`), and all where networks in training mode would
+    mix them: batch normalisation does, and dropout draws for a batch what it would not draw for its parts.
+    """
+    mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    mixes = any(isinstance(m, mixing) and m.training for net in model.nets.values() for m in net.modules())
+    return 1 if tile or mixes else wanted
+
+
+def by_size(
+    images: Iterable[Image], work: Callable[[list[Image]], Sequence[Result]], most: int
+) -> Iterator[tuple[Image, Result]]:
+    """Each image with its result, in order; images of one size are worked on together.
+
+    Args:
+        most: images at once. At most four times as many are held back for company of their size.
+    """
+    held: deque[_Held[Image, Result]] = deque()
+    waiting: dict[tuple[int, ...], list[_Held[Image, Result]]] = {}
+
+    def do(size: tuple[int, ...]) -> None:
+        group = waiting.pop(size)
+        for one, result in zip(group, work([one.image for one in group]), strict=True):
+            one.results.append(result)
+
+    for image in images:
+        one: _Held[Image, Result] = _Held(image, tuple(image.sample.A.shape))
+        held.append(one)
+        waiting.setdefault(one.size, []).append(one)
+        if len(waiting[one.size]) >= most:
+            do(one.size)
+        while held and (held[0].results or len(held) > _HELD_BACK * most):
+            if not held[0].results:
+                do(held[0].size)
+            first = held.popleft()
+            yield first.image, first.results[0]
+    for one in held:
+        if not one.results:
+            do(one.size)
+        yield one.image, one.results[0]
+
+
+@dataclass
+class _Held(Generic[Image, Result]):
+    image: Image
+    size: tuple[int, ...]
+    results: list[Result] = field(default_factory=list)
 
 
 def cropped(seen: Explanation, size: tuple[int, int], padded: tuple[int, ...]) -> Explanation:

@@ -6,13 +6,16 @@ import hashlib
 import io
 import os
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 
 import numpy as np
 from torch import Tensor
 
 from data.images import DomainFormat, encode, unit_to_uint8
+from util.background import Background
 from util.errors import UserError, printable
 from util.files import check_writable, inside, write_atomic
 from util.visual.files import png_bytes
@@ -36,13 +39,16 @@ class Results:
         pattern: path of a picture below it, without suffix, from `{kind}` and `{stem}` (the input's path below its
             folder, without suffix).
         longest_kind: bytes of the longest kind; what is left is for the names of the inputs.
+        threads: encode and write pictures beside the caller. Then an error may be raised by a later call, and files are
+            certain to be there after `write_page`, or at the end of a `with` block of this object.
 
     Raises:
         UserError: nothing can be written there.
     """
 
-    def __init__(self, folder: Path, pattern: str, longest_kind: int = LONGEST_KIND) -> None:
+    def __init__(self, folder: Path, pattern: str, longest_kind: int = LONGEST_KIND, threads: int = 0) -> None:
         check_writable(folder, "--results_dir")
+        self._background = Background(threads)
         self.folder, self._pattern = folder, pattern
         self._rows: list[Row] = []
         self._stems: dict[Path, str] = {}
@@ -55,7 +61,7 @@ class Results:
     def add(
         self,
         file: Path,
-        pictures: Mapping[str, Stored | np.ndarray],
+        pictures: Mapping[str, Stored | np.ndarray | Callable[[], np.ndarray]],
         caption: str = "",
         hidden: Collection[str] = (),
     ) -> None:
@@ -63,21 +69,25 @@ class Results:
 
         Args:
             file: the input, relative to its folder.
-            pictures: by kind: pixels to store with their format, or an (H, W, 3) uint8 drawing.
+            pictures: by kind: pixels to store with their format, or an (H, W, 3) uint8 drawing, or what draws it.
             caption: heading of the row on the page; the file's name without one.
             hidden: kinds that are written and not shown on the page.
 
         Raises:
             ResultsError: the file, or a link in the results folder, leads out of that folder.
+            OSError: a picture cannot be written, with `threads` perhaps one of an input before.
         """
         stem = self.stem_of(file)
         cells = []
         for kind, picture in pictures.items():
             target = self._checked(self.path(kind, stem))
-            if isinstance(picture, np.ndarray):
-                write_atomic(target, png_bytes(picture))
+            if isinstance(picture, tuple):
+                pixels, fmt = picture
+                preview = self._checked(self.shown(kind, stem, fmt))
+                self._background.do(str(target), partial(_store, target, preview, pixels, fmt))
+                target = preview
             else:
-                target = self._store(target, kind, stem, picture)
+                self._background.do(str(target), partial(_draw, target, picture))
             if kind not in hidden:
                 cells.append((kind, target.relative_to(self.folder).as_posix()))
         self._rows.append(Row(caption or file.as_posix(), cells))
@@ -90,7 +100,18 @@ class Results:
         """
         content = io.BytesIO()
         np.save(content, values)
-        write_atomic(self._checked(self.path(kind, self.stem_of(file), ".npy")), content.getvalue())
+        target = self._checked(self.path(kind, self.stem_of(file), ".npy"))
+        self._background.do(str(target), partial(write_atomic, target, content.getvalue()))
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._background.__exit__(kind, error, at)
+
+    def wait(self) -> None:
+        """Until every file is written; raises the first error of any."""
+        self._background.wait()
 
     def path(self, kind: str, stem: str, suffix: str = ".png") -> Path:
         """Where a picture of that kind is written."""
@@ -125,24 +146,14 @@ class Results:
         return self._stems[file]
 
     def write_page(self, title: str, text: str = "", facts: Mapping[str, str] | None = None) -> Path:
-        """Write `index.html` over everything that was added; returns its path."""
+        """Write `index.html` over everything that was added, once that is written; returns its path."""
+        self.wait()
         path = self.folder / "index.html"
         if self._shortened:
             long = f"{self._shortened} names are too long for files made from them: they are cut and end in a checksum."
             text = f"{text}\n\n{long}" if text else long
         write_results_page(path, title, self._rows, text, facts=facts)
         return path
-
-    def _store(self, target: Path, kind: str, stem: str, picture: Stored) -> Path:
-        """Write pixels in their format; returns the file a browser should show."""
-        pixels, fmt = picture
-        written = encode(target, pixels, fmt)[0]
-        if fmt.depth != "uint16":
-            return written
-        # Browsers show 16-bit counts over the whole range of the type, where an infrared image is almost black.
-        preview = self._checked(self.shown(kind, stem, fmt))
-        write_atomic(preview, png_bytes(unit_to_uint8(pixels)))
-        return preview
 
     def _short(self, stem: PurePosixPath) -> str:
         """The stem with a last part that leaves room for kind and suffix: cut, and told apart by a checksum."""
@@ -168,6 +179,18 @@ class Results:
                 )
             self._inside.add(place)
         return target
+
+
+def _store(target: Path, preview: Path, pixels: Tensor, fmt: DomainFormat) -> None:
+    """Write pixels in their format, and the file a browser should show where that is another one."""
+    encode(target, pixels, fmt)
+    if preview != target:
+        # Browsers show 16-bit counts over the whole range of the type, where an infrared image is almost black.
+        write_atomic(preview, png_bytes(unit_to_uint8(pixels)))
+
+
+def _draw(target: Path, picture: np.ndarray | Callable[[], np.ndarray]) -> None:
+    write_atomic(target, png_bytes(picture if isinstance(picture, np.ndarray) else picture()))
 
 
 def _alike(stem: str) -> str:
