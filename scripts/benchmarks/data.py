@@ -46,10 +46,10 @@ class Feed:
         self._dataset: Dataset = DATASETS.get("unaligned").from_options(run)
         self._sampler = GlobalBatchSampler(len(self._dataset), wanted.batch, 0)
         self._loader: DataLoader[Batch] = DataLoader(
-            self._dataset,
+            self._dataset,  # type: ignore[arg-type]
             batch_sampler=self._sampler,
             num_workers=workers,
-            collate_fn=self._dataset.collate,  # type: ignore[arg-type]
+            collate_fn=self._dataset.collate,
             persistent_workers=workers > 0,
         )
         self._epoch = 0

@@ -245,10 +245,10 @@ def batches(root: Path, *flags: str, workers: int = 0, rank: int = 0, world: int
     if world > 1:
         sampler = GlobalBatchSampler(len(dataset), 2 // world, 0, rank, world)
     loader: DataLoader[Batch] = DataLoader(
-        dataset,
+        dataset,  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=dataset.collate,  # type: ignore[arg-type]
+        collate_fn=dataset.collate,
         persistent_workers=workers > 0,
     )
     for epoch in (1, 2):

@@ -418,7 +418,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "cmyk 16": (tiff(RGBA16, colour=5), "up to 8 bits only"),
     "float16": (tiff(FLOAT.astype(np.float16)), "the decoder gave no image"),
     "bomb": (tiff(GRAY8).replace(width_tag(W), width_tag(2**25)), "limit"),
-    "tiff tag outside": (tiff(RGB16).replace(BITS_TAG, BITS_TAG[:6] + b"\1\0"), "Skipping tag 258"),
+    "tiff tag outside": (tiff(RGB16).replace(BITS_TAG, BITS_TAG[:6] + b"\1\0"), "Skipping tag 258|Truncated File"),
     "png bomb": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**20, 2**20, 8, 0, 0, 0, 0))
                  + chunk(b"IEND", b""), "limit"),
     "png no header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "no PNG header"),
