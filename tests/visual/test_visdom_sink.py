@@ -51,6 +51,8 @@ class FakeBoard:
         self.up = True
         self.lines: list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]] = []
         self.pictures: list[tuple[str, np.ndarray, dict[str, Any]]] = []
+        self.texts: list[str] = []
+        self.lost: set[str] = set()  # windows that a restart has cost
         self.connections = 0
 
     def make(self, server: str, port: int, env: str, seconds: float) -> FakeBoard:
@@ -66,6 +68,12 @@ class FakeBoard:
 
     def image(self, img: np.ndarray, win: str, opts: dict[str, Any]) -> None:
         self.pictures.append((win, img, opts))
+
+    def text(self, text: str, win: str, opts: dict[str, Any]) -> None:
+        self.texts.append(text)
+
+    def win_exists(self, win: str) -> bool:
+        return win not in self.lost
 
     def last(self, window: str) -> tuple[list[float], list[str]]:
         """The steps and the legend of the newest drawing of a window."""
@@ -192,7 +200,7 @@ def test_an_outage_costs_one_warning_and_one_line_and_no_point() -> None:
         sink.images(at(step), {"a": np.full((4, 4), step, np.uint8)})
     assert until(lambda: board.connections >= 4), "it goes on probing, with nothing new to draw"
     assert len(said) == 2
-    assert "visdom -bind_local" in said[1]
+    assert "bash scripts/visdom.sh" in said[1]
     assert sink.url in said[1]
     board.up = True
     assert until(lambda: len(said) == 3)
