@@ -82,6 +82,8 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("options.published_yaml", 5),
     ("options.published_wsol", 5),
     ("options.yaml_config", 5),
+    ("options.presets", 5),
+    ("options.help_page", 5),
     # 6: scripts
     ("train", 6),
     ("test", 6),
@@ -133,6 +135,9 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("models.*_options", "models.*_options"),
     ("options.parse", "options.flags"),
     ("options.parse", "options.yaml_config"),
+    ("options.parse", "options.presets"),
+    ("options.parse", "options.help_page"),
+    ("options.help_page", "options.presets"),
     ("options.published_yaml", "options.flags"),
     ("options.published_wsol", "options.flags"),
     ("options.yaml_config", "options.published_yaml"),

@@ -212,6 +212,6 @@ def ensure(say: Callable[[str], None] = print) -> None:
 def _instead(static: Path) -> str:
     return (
         "what helps: run `bash scripts/visdom.sh --fetch` where there is internet, with the same version of visdom, "
-        f"and copy the folder that it names to {static}; or do without: the page web/index.html in the run's folder shows "
-        "the same curves and pictures, and so does TensorBoard (--sinks tensorboard)"
+        f"and copy the folder that it names to {static}; or do without: the page web/index.html in the run's folder "
+        "shows the same curves and pictures, and so does TensorBoard (--sinks tensorboard)"
     )

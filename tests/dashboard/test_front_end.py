@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scripts.dashboard import front_end, serve
-from scripts.dashboard.front_end import FrontEndError, FromNpm, ensure, is_complete, place, source_of
+from scripts.dashboard.front_end import FromNpm, FrontEndError, ensure, is_complete, place, source_of
 from scripts.dashboard.serve import ServerError, check_port, tornado_fault
 
 pytest.importorskip("visdom", reason="visdom is not installed")
