@@ -59,6 +59,8 @@ def serve(port: int, env_path: Path) -> None:
         env_path: folder of the environments that are saved from the page.
     """
     run_server: Any = importlib.import_module("visdom.server.run_server")
+    # visdom asks for tornado's debug mode, which starts the server anew, empty, when a source file changes.
+    importlib.import_module("visdom.server.app").tornado_settings["autoreload"] = False
     # Only options that visdom 0.2.4 and 0.3.0 share.
     words = ["visdom", "-port", str(port), "-bind_local", "-env_path", str(env_path), "-logging_level", "WARNING"]
     # Its pages ask for a style sheet of the user's that few have, and each time two loggers complain.

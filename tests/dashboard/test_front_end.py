@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import socket
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,23 @@ def test_the_tornado_under_which_pages_are_forbidden(version: str, bad: bool, mo
     if bad:
         with pytest.raises(FrontEndError, match="403"):
             serve.main(["--port", "1"])
+
+
+def test_the_server_answers_this_machine_only_and_does_not_reload_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from visdom.server import app, run_server
+
+    words: list[str] = []
+
+    def run(print_func: Callable[[int], None]) -> None:
+        words.extend(sys.argv[1:])
+        print("It's Alive!")
+        print_func(1234)
+
+    monkeypatch.setattr(run_server, "main", run)
+    monkeypatch.delitem(app.tornado_settings, "autoreload", raising=False)
+    serve.serve(1234, tmp_path)
+    assert words[:5] == ["-port", "1234", "-bind_local", "-env_path", str(tmp_path)]
+    assert app.tornado_settings["autoreload"] is False
+    assert capsys.readouterr().out.startswith("visdom: open http://localhost:1234 in a browser")

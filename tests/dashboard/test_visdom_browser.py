@@ -75,13 +75,13 @@ class Server:
         return found
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if importlib.util.find_spec("visdom") is None:
         pytest.skip("visdom is not installed")
     if not front_end.is_complete(front_end.static_folder()):
         pytest.skip("visdom's front end is not there: bash scripts/visdom.sh --fetch")
-    made = Server(tmp_path)
+    made = Server(tmp_path_factory.mktemp("server"))
     yield made
     made.stop()
 
@@ -125,10 +125,10 @@ def test_twenty_steps_draw_their_curves_in_a_browser(
 def test_a_restarted_server_gets_every_window_again(server: Server) -> None:
     said: list[str] = []
     sink = VisdomSink(
-        "run",
+        "again",
         HERE,
         server.port,
-        env="run",
+        env="again",
         retry_seconds=0.2,
         interval_seconds=0.01,
         plan=Plan(100, 5),
@@ -137,13 +137,15 @@ def test_a_restarted_server_gets_every_window_again(server: Server) -> None:
     sink.scalars(Moment(1, 1, 1, 1, 0.1, 0.1), {"NCE": 1.0})
     sink.images(Moment(1, 1, 1, 1, 0.1, 0.1), {"real_A": np.zeros((8, 8, 3), np.uint8)})
     wanted = {"1_progress", "1_contrastive", "1_pictures"}
-    until(lambda: set(server.windows("run")) == wanted)
+    until(lambda: set(server.windows("again")) == wanted)
     server.stop()
     server.start()  # nothing was sent meanwhile, so that nobody has noticed
-    assert server.windows("run") == {}
+    assert server.windows("again") == {}
     sink.scalars(Moment(1, 2, 2, 2, 0.1, 0.1), {"NCE": 2.0})
-    until(lambda: set(server.windows("run")) == wanted)
+    until(lambda: set(server.windows("again")) == wanted)
     sink.close()
-    (curve,) = server.windows("run")["1_contrastive"]["content"]["data"]
+    (curve,) = server.windows("again")["1_contrastive"]["content"]["data"]
     assert (curve["x"], curve["y"]) == ([1, 2], [1, 2])
-    assert server.windows("run")["1_contrastive"]["title"] == "contrastive", "one title for all runs: they are compared"
+    assert server.windows("again")["1_contrastive"]["title"] == "contrastive", (
+        "one title for all runs: they are compared"
+    )
