@@ -4,7 +4,8 @@ python scripts/doctor.py                                          the environmen
 python scripts/doctor.py --dataroot datasets/my_data              and the data, for --model cutcam
 python scripts/doctor.py --dataroot datasets/my_data --preset infrared16 --name run1 --batch_size 2
 
-Flags of its own are --steps and --json; all others are train.py's. Exit status 0: training can start; 1: it cannot, and the report says why.
+Flags of its own are --steps and --json; all others are train.py's. Exit status 0: training can start; 1: it cannot, and
+the report says why.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("util.visual*", "util.visual*"),
     ("util.metrics*", "util.metrics*"),
     ("util.metrics*", "models.cam.functional"),
+    ("util.metrics*", "util.visual.progress"),
     ("data.annotations", "data.base"),
     ("data.wsol_splits", "data.base"),
     ("data.wsol_truth", "data.base"),
