@@ -53,7 +53,7 @@ def fill(root: Path, *, dtype: type = np.uint16, count: int = 24, size: tuple[in
         (root / folder).mkdir()
         for number in range(count):
             high = 8000 if dtype is np.uint16 else 200
-            image = random.integers(high // 2, high, size).astype(dtype)
+            image: np.ndarray = random.integers(high // 2, high, size).astype(dtype)
             cv2.imwrite(str(root / folder / f"{number:02d}.png"), image)
             if folder == "trainA":
                 rows.append(f"trainA/{number:02d}.png,{'abc'[number % 3]},{number % 3}")
@@ -196,7 +196,7 @@ def test_packages_against_requirements() -> None:
 @pytest.mark.parametrize(("free", "kind"), [(3e9, OK), (1.5e9, WARNING), (0.5e9, FAULT)])
 def test_disk_space(free: float, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda place: usage(free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(free))
     report = Report()
     check_disk(report, tmp_path / "not" / "there", 10**9)
     (finding,) = report.findings

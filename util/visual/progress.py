@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ def with_bar(
     Args:
         total: how many; None: their length, where they have one.
     """
-    known = total if total is not None else len(items) if hasattr(items, "__len__") else None
+    known = total if total is not None else len(items) if isinstance(items, Sized) else None
     with bar(known, doing, unit, quiet=quiet) as shown:
         for item in items:
             yield item
