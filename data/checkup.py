@@ -13,15 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.base import DataError
 from data.decoders import EXTENSIONS, ImageError, describe
 from util.errors import printable
+from util.visual.progress import with_bar
 
 SHOWN = 10  # bad files named on the console; all are in bad_images.txt
 _AHEAD = 8  # threads that touch files before they are read, for disks across a network
-_PATIENCE = 2.0  # seconds without a progress bar
 _REMEDY = "repair or remove them, or leave them out with --on_bad_image skip"
 
 
@@ -190,16 +188,8 @@ def look_at(files: Sequence[Path], quiet: bool = False) -> list[str | BadImage]:
     folder = printable(files[0].parent.name) if files else ""
     with ThreadPoolExecutor(_AHEAD) as pool:
         touched = zip(files, pool.map(_touch, files), strict=True)
-        bar = tqdm(
-            touched,
-            desc=f"headers of {folder}",
-            total=len(files),
-            unit="file",
-            delay=_PATIENCE,
-            disable=quiet or None,  # None: only on a terminal
-            leave=False,
-        )
-        return [_look_at_one(file) for file, _ in bar]
+        shown = with_bar(touched, f"headers of {folder}", "file", total=len(files), quiet=quiet)
+        return [_look_at_one(file) for file, _ in shown]
 
 
 def _touch(file: Path) -> None:

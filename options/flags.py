@@ -7,8 +7,10 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
+from options.groups import COMMON
 from options.schema import Group, OptionError, Size, describe_range, fields_of, show, spec_of, type_name
 
 # Flags of the published codes that have nothing to set here. They are accepted, with the reason printed once.
@@ -43,13 +45,15 @@ def parse_flags(
     prog: str,
     examples: str,
     owners: Callable[[str], list[str]] = lambda name: [],
+    presets: Collection[str] = (),
 ) -> dict[str, Any]:
     """The given flags by option name, as texts; one that is not given is absent. `--help` prints and exits.
 
     Args:
-        prog: the script's name; train.py alone takes a --config.
+        prog: the script's name; train.py alone takes a --config and a --preset.
         examples: shown at the end of the help.
         owners: option name -> models that have it, for the message about a flag that is not of this model.
+        presets: names that --preset takes.
 
     Raises:
         OptionError: an unknown flag, or one without its value.
@@ -58,18 +62,21 @@ def parse_flags(
         prog=prog,
         allow_abbrev=False,
         epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
         usage=f"python {prog} --dataroot DIR --name RUN [flags]",
+        description="Square brackets hold the default and the values that are allowed.",
     )
     tools = parser.add_argument_group("configuration")
     if prog == "train.py":
         tools.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a YAML file")
+        names, text = "{" + ",".join(presets) + "}", "a set of options under one name, listed at the end"
+        tools.add_argument("--preset", metavar=names, default=argparse.SUPPRESS, help=text)
     tools.add_argument(
         "--dry_run", action="store_true", default=argparse.SUPPRESS, help="print the options as YAML and stop"
     )
     # What cam_infer.py calls --cam_method is no training option of the run, which keeps its own.
     taken = {alias for kind in kinds for _, item in fields_of(kind).values() for alias in spec_of(item).aliases}
-    for kind in kinds:
+    for kind in sorted(kinds, key=COMMON.__contains__):  # what is this command's own comes first
         _add_group(parser, kind, taken)
     known = [name for kind in kinds for name in fields_of(kind)]
     ignored = [flag for flag in MEANINGLESS if flag not in known]
@@ -113,7 +120,8 @@ def _add_group(parser: argparse.ArgumentParser, kind: type[Group], taken: Collec
         if name in taken:
             continue
         spec = spec_of(item)
-        notes = "; ".join(part for part in (show(item.default), describe_range(spec)) if part)
+        default = "none" if item.default is None else show(item.default)
+        notes = "; ".join(part for part in (default, describe_range(spec)) if part)
         text = (f"{spec.help} [{notes}]" if notes else spec.help).replace("%", "%%")
         many = "tuple" in str(type_)
         group.add_argument(
@@ -129,7 +137,8 @@ def _add_group(parser: argparse.ArgumentParser, kind: type[Group], taken: Collec
 
 def _metavar(kind: Any, many: bool) -> str | tuple[str, str]:
     if many:
-        return ("H", "W") if kind == Size else ("N,N,...", "N")
+        word = "NAME" if "str" in str(kind) else "N"
+        return ("H", "W") if kind == Size else (f"{word},{word},...", word)
     return {"True or False": "BOOL", "a whole number": "N", "a number": "X"}.get(type_name(kind), "TEXT")
 
 

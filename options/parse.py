@@ -18,6 +18,7 @@ from models import MODELS
 from models.builders import check_judged_size
 from models.terms import TERMS
 from options import groups as g
+from options import help_page, presets
 from options.flags import Parser, flag_of, parse_flags, suggest
 from options.schema import (
     Group,
@@ -42,7 +43,7 @@ FIXED = ("model", "direction", "window_A", "window_B")
 # What says where a run lies. A run may have been copied or come from a stranger, so the command alone decides.
 PLACE = ("name", "checkpoints_dir", "suffix")
 # Flags that are no options of a run.
-TOOLS = {"help", "dry_run", "config"}
+TOOLS = {"help", "dry_run", "config", "preset"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,11 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     first = _first_look(argv)
+    if "help" in first and not {"model", "config", "preset", "continue_train"} & set(first):
+        print(help_page.overview())
+        raise SystemExit(0)
     own = _run_to_continue(first)
+    preset = presets.asked_for(first.get("preset"), own is not None)
     if "config" in first:
         check_place("config", first["config"])
     given_file = Path(first["config"]) if "config" in first else None
@@ -120,13 +125,15 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         (config.get("model") if file == own else None)  # a flag that contradicts it is refused below, by its value
         or first.get("model")
         or config.get("model")
+        or preset.values.get("model")
         or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config), first, config)
     )
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
     kinds = _kinds(model, dataset, _terms(model, first, config))
-    given = parse_flags(kinds, argv, "train.py", _TRAIN_EXAMPLES, _owners)
+    given = parse_flags(kinds, argv, "train.py", help_page.examples(model), _owners, presets.PRESETS)
     chosen = {"model": model, "dataset_mode": dataset}
-    options = _with_suffix(assemble(kinds, chosen, config, given, source=str(file)))
+    rows = presets.in_force(preset, {name for kind in kinds for name in fields_of(kind)}, {**config, **given})
+    options = _with_suffix(assemble(kinds, chosen, config, given, source=str(file), preset=rows))
     _check_values(options)
     check_judged_size(options)
     if options.experiment.continue_train:
@@ -284,11 +291,13 @@ def assemble(
     given: Mapping[str, Any],
     extras: tuple[type[Group], ...] = (),
     source: str = "the YAML file",
+    preset: Mapping[str, Any] | None = None,
 ) -> RunOptions:
     """Build every group, flags over YAML over preset over default.
 
     Args:
         source: what `config` was read from.
+        preset: values of --preset; what follows from a given mode goes before them.
 
     Raises:
         OptionError: a YAML key that is no option of this run, or a value that cannot be used.
@@ -300,6 +309,9 @@ def assemble(
             raise OptionError(f"{source}: {shorten(key)}: no option of this run{near}; correct or remove the line")
     explicit = {**config, **chosen, **given}
     values: dict[str, Any] = {}
+    for kind in kinds:
+        values.update(kind.preset({**(preset or {}), **explicit}))
+    values.update(preset or {})
     for kind in kinds:
         values.update(kind.preset(explicit))
     try:
@@ -351,7 +363,7 @@ def _value(options: RunOptions, name: str) -> Any:
 def _first_look(argv: list[str]) -> dict[str, Any]:
     """The few flags that decide which other flags there are."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("model", "dataset_mode", "extra_losses", "config", "name", "checkpoints_dir"):
+    for flag in ("model", "dataset_mode", "extra_losses", "config", "preset", "name", "checkpoints_dir"):
         parser.add_argument(f"--{flag}", default=argparse.SUPPRESS)
     parser.add_argument("--continue_train", nargs="?", const="True", default=argparse.SUPPRESS)
     parser.add_argument("--dry_run", action="store_true", default=argparse.SUPPRESS)
@@ -451,12 +463,6 @@ def _plainest(models: set[str]) -> set[str]:
     return plain if len(plain) == 1 else models
 
 
-_TRAIN_EXAMPLES = """examples
-  python train.py --model cutcam --dataroot datasets/my_data --name my_run
-  python train.py --name my_run --continue_train
-  python train.py --dataroot datasets/my_data --name fast --CUT_mode FastCUT --dry_run
-  torchrun --nproc_per_node 2 train.py --model cutcam --dataroot datasets/my_data --name two
-"""
 _TEST_EXAMPLES = """examples
   python test.py --dataroot datasets/my_data --name my_run
   python test.py --dataroot folder_of_images --name my_run --dataset_mode single

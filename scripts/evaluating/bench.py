@@ -184,9 +184,8 @@ class Bench:
     def _translate(
         self, run: RunOptions, model: Model[Any], data: SingleDataset, results: Results, random: Model[Any] | None
     ) -> Translated:
-        return translate_split(
-            model, random, data, results, run.networks.output_nc, f"translations of {data.folder.name}"
-        )
+        name, quiet = f"translations of {data.folder.name}", run.log.quiet
+        return translate_split(model, random, data, results, run.networks.output_nc, name, quiet)
 
     def _results(self, run: RunOptions, phase: str) -> Results:
         folder = Path(self.inference.results_dir) / run.experiment.name / f"{phase}_{run.experiment.epoch}"

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from data.base import UNKNOWN, DataError, labels_from_table, read_labels
 from data.checkup import check_up, require_usable
@@ -24,6 +23,7 @@ from options.parse import RunOptions
 from util.engine.inference import explain_image, to_network, translate_image
 from util.metrics.base import ImageSet, Maps
 from util.visual.overlay import heat_map, overlay
+from util.visual.progress import with_bar
 from util.visual.results import Results
 
 Picture = NDArray[np.uint8]
@@ -70,7 +70,13 @@ def target_set(run: RunOptions, phase: str, fmt: DomainFormat, most: float) -> I
 
 
 def translate_split(
-    model: Model[Any], random: Model[Any] | None, dataset: SingleDataset, results: Results, channels: int, name: str
+    model: Model[Any],
+    random: Model[Any] | None,
+    dataset: SingleDataset,
+    results: Results,
+    channels: int,
+    name: str,
+    quiet: bool = False,
 ) -> Translated:
     """Translate every image of a split, write the translations as test.py does, and read them back from the disk.
 
@@ -78,9 +84,10 @@ def translate_split(
         random: the same model with a randomised class head, for the sanity check; None: no maps are made.
         results: of the pattern that test.py uses.
         channels: of a translation.
+        quiet: no progress bar.
     """
     gathered = _Gathered()
-    for whole in tqdm(dataset.images(), total=len(dataset), unit="image", desc=name, disable=None):
+    for whole in with_bar(dataset.images(), name, "image", total=len(dataset), quiet=quiet):
         if random is None:
             fake = translate_image(model, whole.sample.A, whole.size)
         else:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from models.judge import TrainedJudge, fit_judge, judge_options, load_judge
 from options.groups import Evaluation
 from options.parse import RunOptions
 from util.metrics.base import UNKNOWN, ImageSet
+from util.visual.progress import bar
 
 JUDGES = "judges"  # below --checkpoints_dir
 
@@ -27,6 +27,7 @@ class Judges:
         flip = ("--no_flip",) if run.data.no_flip else ()
         self._options = judge_options(*("--input_nc", run.networks.output_nc, "--seed", run.experiment.seed, *flip))
         self._classes, self._names, self._device = num_classes, names, device
+        self._quiet = run.log.quiet
         self._kept = Path(run.experiment.checkpoints_dir) / JUDGES  # all runs on the same images share them
 
     def fit(self, images: ImageSet, name: str) -> TrainedJudge:
@@ -35,11 +36,11 @@ class Judges:
         Raises:
             DataError: labels of fewer than two classes.
         """
-        with tqdm(unit="step", desc=f"classifier of {name}", disable=None) as bar:
+        with bar(None, f"classifier of {name}", "step", quiet=self._quiet) as shown:
 
             def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+                shown.total = total
+                shown.update(done - shown.n)
 
             return fit_judge(
                 images,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data.base import DataError
 from data.images import decode, read_raw
@@ -24,6 +23,7 @@ from scripts.faithfulness.saved import Saved, find_maps
 from util.engine.build import choose_device
 from util.errors import printable
 from util.metrics.localisation import THRESHOLD
+from util.visual.progress import with_bar
 
 
 def run(argv: Sequence[str]) -> int:
@@ -100,7 +100,7 @@ def measure(
     """
     numbers = {file: number for number, file in enumerate(files)}
     methods: dict[str, Method] = {}
-    for one in tqdm(maps, unit="map", disable=None):
+    for one in with_bar(maps, "measuring maps", "map"):
         method = methods.setdefault(one.method, Method(one.method))
         number = numbers[one.image]
         if number in method.rows:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.cam.errors import ExplainError
 from scripts.comparing.tables import Report
@@ -19,27 +18,28 @@ from scripts.faithfulness.options import Tabulation
 from scripts.faithfulness.report import Method, report, where_note
 from util.metrics import faithfulness as by
 from util.metrics.randomisation import STAGES, sanity
+from util.visual.progress import bar
 
 
 def measure(case: Case, makers: Sequence[Maker], wanted: Tabulation, seed: int, quiet: bool = False) -> list[Method]:
     """Explain all images by all makers, and measure the maps; a method that does not apply says why."""
     methods = [Method(maker.name, maker.learns) for maker in makers]
     pairs = list(zip(makers, methods, strict=True))
-    most, hidden = min(wanted.sanity_images, len(case.files)), True if quiet else None
-    with tqdm(total=len(pairs) * len(case.files), unit="map", disable=hidden) as bar:
+    most = min(wanted.sanity_images, len(case.files))
+    with bar(len(pairs) * len(case.files), "explaining", "map", quiet=quiet) as shown:
         for batch in case.batches(wanted.at_once):
             setting = _Setting(case, batch, wanted.explained, seed)
             for maker, method in pairs:
-                bar.set_postfix_str(maker.name, refresh=False)
+                shown.set_postfix_str(maker.name, refresh=False)
                 _measure(setting, maker, method)
-                bar.update(len(batch.numbers))
-    with tqdm(total=len(pairs) * most, unit="map", desc="sanity", disable=hidden or not most) as bar:
+                shown.update(len(batch.numbers))
+    with bar(len(pairs) * most, "sanity", "map", quiet=quiet or not most) as shown:
         for batch in case.batches(wanted.at_once, most):
             setting = _Setting(case, batch, wanted.explained, seed)
             for maker, method in pairs:
-                bar.set_postfix_str(maker.name, refresh=False)
+                shown.set_postfix_str(maker.name, refresh=False)
                 _check_sanity(setting, maker, method)
-                bar.update(len(batch.numbers))
+                shown.update(len(batch.numbers))
     return methods
 
 

@@ -235,7 +235,7 @@ def test_a_bar_appears_where_it_takes_long_and_never_when_quiet(
         time.sleep(0.01)
         return look(file)
 
-    monkeypatch.setattr(checkup, "_PATIENCE", 0.05)
+    monkeypatch.setattr("util.visual.progress.PATIENCE", 0.05)
     monkeypatch.setattr(checkup, "_look_at_one", slowly)
     check_up(tmp_path, most=99, quiet=True)
     assert capsys.readouterr().err == ""

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from util.visual.base import Moment
+from util.visual.progress import Plan
 from util.visual.visdom_sink import MAX_POINTS, Curve, VisdomSink, connect, curve_arrays
 
 needs_visdom = pytest.mark.skipif(
@@ -51,6 +52,8 @@ class FakeBoard:
         self.up = True
         self.lines: list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]] = []
         self.pictures: list[tuple[str, np.ndarray, dict[str, Any]]] = []
+        self.texts: list[str] = []
+        self.lost: set[str] = set()  # windows that a restart has cost
         self.connections = 0
 
     def make(self, server: str, port: int, env: str, seconds: float) -> FakeBoard:
@@ -66,6 +69,12 @@ class FakeBoard:
 
     def image(self, img: np.ndarray, win: str, opts: dict[str, Any]) -> None:
         self.pictures.append((win, img, opts))
+
+    def text(self, text: str, win: str, opts: dict[str, Any]) -> None:
+        self.texts.append(text)
+
+    def win_exists(self, win: str) -> bool:
+        return win not in self.lost
 
     def last(self, window: str) -> tuple[list[float], list[str]]:
         """The steps and the legend of the newest drawing of a window."""
@@ -177,6 +186,40 @@ def test_curve_arrays_pad_at_the_end() -> None:
     np.testing.assert_array_equal(y, [[2, 3], [math.nan, 4]])
 
 
+@needs_visdom
+def test_titles_progress_and_maps() -> None:
+    board = FakeBoard()
+    sink = quick(board, [], env="group_run", plan=Plan(40, 4), ncols=2)
+    sink.scalars(at(10), {"NCE": 1.0, "grad_NCE": 30.0})
+    sink.images(at(10), {"real_A": PICTURE, "cam_A": PICTURE})
+    sink.close()
+    titles = {line[0]: line[3]["title"] for line in board.lines}
+    assert titles == {"1_contrastive": "run: contrastive", "1_gradients": "run: gradients"}
+    scales = {line[0]: line[3]["ytype"] for line in board.lines}
+    assert scales == {"1_contrastive": "linear", "1_gradients": "log"}
+    assert "10 of 40 (25.0%)" in board.texts[-1]
+    assert [window for window, _, _ in board.pictures] == ["1_pictures", "1_maps"]
+    own = FakeBoard()
+    sink = VisdomSink("run", env="run", make_client=own.make, report=lambda message: None)
+    sink.scalars(at(10), {"NCE": 1.0})
+    sink.close()
+    assert own.lines[-1][3]["title"] == "contrastive", "one title for all runs, so that the page compares them"
+    assert own.texts == [], "no plan, no window of progress"
+
+
+@needs_visdom
+def test_pictures_of_a_server_that_was_restarted_unnoticed_are_drawn_again() -> None:
+    board = FakeBoard()
+    sink = quick(board, [])
+    sink.scalars(at(1), {"NCE": 1.0})
+    sink.images(at(1), {"real_A": PICTURE})
+    assert until(lambda: board.pictures)
+    board.lost.add("1_pictures")
+    sink.scalars(at(2), {"NCE": 1.0})
+    sink.close()
+    assert [window for window, _, _ in board.pictures] == ["1_pictures"] * 2
+
+
 # ---- outages ----
 
 
@@ -192,7 +235,7 @@ def test_an_outage_costs_one_warning_and_one_line_and_no_point() -> None:
         sink.images(at(step), {"a": np.full((4, 4), step, np.uint8)})
     assert until(lambda: board.connections >= 4), "it goes on probing, with nothing new to draw"
     assert len(said) == 2
-    assert "visdom -bind_local" in said[1]
+    assert "bash scripts/visdom.sh" in said[1]
     assert sink.url in said[1]
     board.up = True
     assert until(lambda: len(said) == 3)

@@ -29,6 +29,7 @@ from util.visual.console import ConsoleSink
 from util.visual.html import HtmlSink
 from util.visual.jsonl import JsonlSink, read_log
 from util.visual.panel import PanelWriter
+from util.visual.progress import Plan
 from util.visual.tensorboard_sink import TensorBoardSink
 from util.visual.visdom_sink import VisdomSink
 
@@ -164,6 +165,8 @@ def trainer_from(
         pin_memory=model.device.type == "cuda",
     )
     optimizers = optimizers_from(run, model)
+    steps = (schedule.last_epoch - first_epoch + 1) * len(sampler)
+    plan = Plan(min(steps, schedule.max_iters) if schedule.max_iters else steps, schedule.last_epoch)
     return Trainer(
         model,
         loader,
@@ -171,7 +174,7 @@ def trainer_from(
         optimizers,
         schedulers_from(run, optimizers, first_epoch),
         Precision(run.optim.amp, model.device),
-        outputs_from(run, model, dataset, position),
+        outputs_from(run, model, dataset, position, plan),
         frequencies_from(run),
         epochs=(first_epoch, schedule.last_epoch),
         max_iters=schedule.max_iters,
@@ -236,11 +239,14 @@ def frequencies_from(run: RunOptions) -> Frequencies:
     )
 
 
-def outputs_from(run: RunOptions, model: Model[Any], dataset: Dataset, position: Position | None) -> Outputs:
+def outputs_from(
+    run: RunOptions, model: Model[Any], dataset: Dataset, position: Position | None, plan: Plan | None = None
+) -> Outputs:
     """Sinks of a run; only the first rank has any.
 
     Args:
         position: where a run goes on; None for a new one.
+        plan: how long it will be.
     """
     log, folder, name = run.log, run.folder, run.experiment.name
     resume_step = position.step if position else None
@@ -259,6 +265,7 @@ def outputs_from(run: RunOptions, model: Model[Any], dataset: Dataset, position:
                 display_id=log.display_id or 1,
                 ncols=log.display_ncols,
                 history=read_log(folder / "log.jsonl") if resume_step is not None else (),
+                plan=plan,
             )
         )
     pages: list[Sink] = [] if log.no_html else [HtmlSink(folder, name, resume_step)]

@@ -29,6 +29,7 @@ from util.engine.step import Precision, StepResult, train_step
 from util.files import remove_leftovers, write_atomic
 from util.seeding import StepInfo
 from util.visual.base import Moment, Sinks, say
+from util.visual.progress import with_bar
 
 # Measures the exported weights of an epoch; it is asked often enough whether it must leave off. The first rank has one.
 Evaluate = Callable[[int, Callable[[], bool]], Mapping[str, float]]
@@ -377,7 +378,8 @@ class Trainer:
     def _read_source(self) -> Iterator[Batch]:
         dataset, collate = self.loader.dataset, self.loader.collate_fn
         files = range(ranks.rank(), len(dataset.source_files), ranks.world_size())  # type: ignore[attr-defined]
-        for file in files:
+        hidden = self.outputs.quiet or not ranks.is_first()
+        for file in with_bar(files, "images for pseudo-labels", "image", quiet=hidden):
             batch: Batch = collate([dataset.whole_source(file)])  # type: ignore[attr-defined]
             self.bad_images.note(batch)
             yield batch

@@ -19,10 +19,9 @@ from tqdm import tqdm
 from util.errors import printable
 from util.files import write_atomic
 from util.metrics.base import ImageSet, Material, MetricError
+from util.visual.progress import bar
 
 Features = tuple[Tensor, Tensor | None]  # (N, d), and logits (N, k) where the network has any
-
-_PATIENCE = 2.0  # seconds before a bar of reading appears
 
 
 class Extractor(Protocol):
@@ -133,21 +132,14 @@ def _kept_or_new(extractor: Extractor, folder: Path | None, images: ImageSet, si
     return found
 
 
-def _bar(images: ImageSet, doing: str, progress: bool, delay: float = 0.0) -> tqdm[None]:
-    return tqdm(
-        desc=f"{doing} {printable(images.name)}",
-        total=len(images),
-        unit="image",
-        delay=delay,
-        disable=None if progress else True,  # None: only on a terminal
-        leave=False,
-    )
+def _bar(images: ImageSet, doing: str, progress: bool) -> tqdm[None]:
+    return bar(len(images), f"{doing} {printable(images.name)}", "image", quiet=not progress)
 
 
 def _extract(extractor: Extractor, images: ImageSet, size: int, progress: bool) -> Features:
     features: list[Tensor] = []
     logits: list[Tensor] = []
-    with _bar(images, "features of", progress) as bar, torch.no_grad():
+    with _bar(images, "features of", progress) as shown, torch.no_grad():
         for batch in images.batches(size):
             some, classes = extractor(batch)
             if some.ndim != 2 or len(some) != len(batch):
@@ -155,7 +147,7 @@ def _extract(extractor: Extractor, images: ImageSet, size: int, progress: bool) 
             features.append(some.detach().float().cpu())
             if classes is not None:
                 logits.append(classes.detach().float().cpu())
-            bar.update(len(batch))
+            shown.update(len(batch))
     found = torch.cat(features), torch.cat(logits) if logits else None
     if not _finite(found):
         raise MetricError(f"{extractor.name} gives NaN or infinite features of {printable(images.name)}")
@@ -173,12 +165,12 @@ def _finite(found: Features) -> bool:
 def pixels_digest(images: ImageSet, about: str, progress: bool) -> str:
     """What tells the pixels of these images, in this order, and `about` from all others."""
     digest = hashlib.sha256(f"{len(about)} {about}".encode())
-    with _bar(images, "reading", progress, _PATIENCE) as bar:
+    with _bar(images, "reading", progress) as shown:
         for number in range(len(images)):
             pixels = images.read(number).float().contiguous()
             digest.update(f"{tuple(pixels.shape)}".encode())
             digest.update(pixels.numpy().tobytes())
-            bar.update()
+            shown.update()
     return digest.hexdigest()
 
 

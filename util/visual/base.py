@@ -123,15 +123,19 @@ def _reason(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if named else f"{type(error).__name__}: {error}"
 
 
-# A phase's total ("D", "G") is drawn with the adversarial losses; a gradient norm as "grad_GAN" is a monitor.
+# The discriminator's total ("D") is drawn with its terms; the generator's ("G"), a sum of all weighted terms, would
+# flatten them and stands alone. So do gradient norms ("grad_GAN"), which would flatten the other monitors.
 GROUP_PATTERNS: Mapping[str, str] = {
-    "adversarial": r"^GAN|^[DG](_|$)",
+    "adversarial": r"^GAN|^D(_|$)|^G_",
     "contrastive": r"^NCE",
     "cam": r"^(CAM|CLS)(_[AB])?$",
     "reconstruction": r"^(IDT|EDGE|CYC|L1)(_[AB])?$",
+    "total": r"^G$",
     "attention": r"^CAM_(?!weight)|^head_acc",
+    "class shares": r"^head_share",
+    "gradients": r"^grad_",
 }
-LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction")
+LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction", "total")
 MONITORS = "monitors"
 
 

@@ -140,10 +140,10 @@ def svg_curves(records: Sequence[Mapping[str, Any]], names: Sequence[str], title
 
 
 def svg_groups(records: Sequence[Mapping[str, Any]]) -> str:
-    """One chart for each group of losses in the log: adversarial, contrastive, cam, monitors.
+    """One chart for each group of losses in the log: adversarial, contrastive, cam, and so on to the monitors.
 
     Monitors whose values mostly lie within [-1, 1] (correlations, entropies) have a chart of their own,
-    since counts and gradient norms would flatten them.
+    since counts would flatten them.
     """
     groups = grouped(names_in(records))
     monitors = groups.pop(MONITORS, [])

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,16 @@ from util.visual.base import Moment, grouped, say
 from util.visual.files import as_rgb
 from util.visual.grid import captioned_grid
 from util.visual.jsonl import values_of
+from util.visual.progress import Plan, Progress
 
 MAX_POINTS = 1000  # per curve: a screen shows no more, and what a redraw costs does not grow with the run
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Of windows, in pixels: three in a row on a screen 1,400 pixels wide.
+WIDE, HIGH, LOW = 440, 280, 190
+MARGINS = {"marginleft": 45, "marginright": 10, "margintop": 30, "marginbottom": 40}
+LOG_SCALE = ("gradients",)  # these differ by powers of ten
+# Two grids of pictures: those with a map laid over them have one of their own.
+OVERLAYS = re.compile("cam|seeds", re.IGNORECASE)
 
 
 class Board(Protocol):
@@ -37,6 +45,12 @@ class Board(Protocol):
 
     def image(self, img: np.ndarray, win: str, opts: dict[str, Any]) -> Any:
         """Draw a picture (3, H, W) in a window."""
+
+    def text(self, text: str, win: str, opts: dict[str, Any]) -> Any:
+        """Show HTML in a window."""
+
+    def win_exists(self, win: str) -> bool | None:
+        """Whether the server has a window; None where it cannot say."""
 
 
 def connect(server: str, port: int, env: str, seconds: float) -> Board:
@@ -98,6 +112,18 @@ def curve_arrays(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[np.nd
     return table[0], table[1]
 
 
+def _legible(pictures: Mapping[str, np.ndarray], columns: int) -> dict[str, np.ndarray]:
+    """Small pictures enlarged to fill a window's row, whose captions would be enlarged with them otherwise."""
+    room = WIDE / min(columns, len(pictures))
+    times = {name: max(1, round(room / picture.shape[1])) for name, picture in pictures.items()}
+    return {name: picture.repeat(times[name], 0).repeat(times[name], 1) for name, picture in pictures.items()}
+
+
+def plain_env(name: str) -> str:
+    """An environment's name as visdom keeps it: as a file, so that a slash becomes an underscore."""
+    return name.replace("/", "_").replace("\\", "_")
+
+
 def root_cause(error: BaseException) -> str:
     """What an error was first raised from, in one short line: visdom's own ConnectionError says nothing."""
     while cause := error.__cause__ or error.__context__:
@@ -124,6 +150,7 @@ class VisdomSink:
         interval_seconds: the shortest time between two redraws.
         close_seconds: how long `close` lets a server that answers draw the last values.
         make_client: makes the client (for tests).
+        plan: what the whole run will be, for the window of its progress; None: there is no such window.
         report: receives the few messages.
     """
 
@@ -141,13 +168,15 @@ class VisdomSink:
         interval_seconds: float = 2.0,
         close_seconds: float = 5.0,
         make_client: Callable[[str, int, str, float], Board] = connect,
+        plan: Plan | None = None,
         report: Callable[[str], None] = say,
     ) -> None:
-        # visdom keeps an environment as a file, so a slash in its name becomes an underscore there.
-        env = env.replace("/", "_").replace("\\", "_")
+        env = plain_env(env)
+        # visdom's page compares environments window by window of one title, which then must not name the run.
+        self._title = "" if env == plain_env(run) else f"{run}: "
         self.url = f"{server}:{port}/env/{quote(env)}"
         self._connect = partial(make_client, server, port, env, timeout_seconds)
-        self._command = "visdom -bind_local" + (f" -port {port}" if port != 8097 else "")
+        self._command = "bash scripts/visdom.sh" + (f" --port {port}" if port != 8097 else "")
         self._run, self._display_id, self._ncols = run, display_id, ncols
         self._retry, self._interval, self._patience = retry_seconds, interval_seconds, close_seconds
         self._report = report
@@ -156,11 +185,13 @@ class VisdomSink:
         self._curves: dict[str, Curve] = {}
         self._pictures: dict[str, np.ndarray] = {}
         self._caption = ""
+        self._progress = Progress(run, plan)
         self._stale: set[str] = set()  # windows to be drawn: "curves", "pictures"
         self._ending = False
         # The worker's own.
         self._away = self._greeted = False
         self._not_before = 0.0
+        self._last_window = ""
         self._worker: threading.Thread | None = None
         for record in history:
             self._add(record["step"], values_of(record))
@@ -172,6 +203,7 @@ class VisdomSink:
         if self._worker is not None:
             with self._news:
                 self._add(moment.step, values)
+                self._progress.add(moment)
                 self._wake()
 
     def images(self, moment: Moment, pictures: Mapping[str, np.ndarray]) -> None:
@@ -223,11 +255,13 @@ class VisdomSink:
             with self._news:
                 stale, self._stale = self._stale, set()
                 curves = {name: list(curve.points) for name, curve in self._curves.items()}
-                pictures, caption = self._pictures, self._caption
+                pictures, caption, progress = self._pictures, self._caption, self._progress.html()
             try:
-                if board is None:
+                if board is None or self._was_restarted(board):
                     board = self._connect()
                     stale = {"curves", "pictures"}  # a server that was away may have lost its windows
+                if progress:
+                    self._draw_progress(board, progress)
                 if "curves" in stale:
                     self._draw_curves(board, curves)
                 if "pictures" in stale and pictures:
@@ -247,22 +281,47 @@ class VisdomSink:
                 self._news.wait(rest if self._stale else None)
             return bool(self._stale) and not self._away
 
+    def _was_restarted(self, board: Board) -> bool:
+        """Whether a window that was drawn is gone: pictures come seldom, and would be missed until the next."""
+        return self._last_window != "" and board.win_exists(self._last_window) is False
+
+    def _draw_progress(self, board: Board, html: str) -> None:
+        options = {"title": f"{self._title}progress", "width": WIDE, "height": LOW}
+        board.text(html, win=f"{self._display_id}_progress", opts=options)
+
     def _draw_curves(self, board: Board, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         for group, names in grouped(curves).items():
             x, y = curve_arrays([curves[name] for name in names])
             options = {
-                "title": f"{self._run}: {group}",
+                "title": f"{self._title}{group}",
                 "xlabel": "optimiser step",
                 "legend": names,
                 "markers": len(x) == 1,  # a line of one point is invisible
+                "width": WIDE,
+                "height": HIGH,
+                "ytype": "log" if group in LOG_SCALE else "linear",
+                "layoutopts": {"plotly": {"title": {"text": ""}}},  # the window's bar has it already
+                **MARGINS,
             }
             board.line(Y=y, X=x, win=f"{self._display_id}_{group}", opts=options)
 
     def _draw_pictures(self, board: Board, pictures: Mapping[str, np.ndarray], caption: str) -> None:
-        shown = {"pictures": captioned_grid(pictures, self._ncols)} if self._ncols > 0 else pictures
-        for name, picture in shown.items():
-            title = f"{self._run}: {name}, {caption}"
-            board.image(picture.transpose(2, 0, 1), win=f"{self._display_id}_{name}", opts={"title": title})
+        for name, picture in self._windows_of(pictures).items():
+            height, width = picture.shape[:2]
+            options = {"title": f"{self._title}{name}, {caption}", "width": WIDE, "height": WIDE * height // width}
+            board.image(picture.transpose(2, 0, 1), win=f"{self._display_id}_{name}", opts=options)
+            self._last_window = f"{self._display_id}_{name}"
+
+    def _windows_of(self, pictures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What is drawn in each window: one grid of the pictures and one of the maps over them; or each by itself."""
+        if self._ncols <= 0:
+            return dict(pictures)
+        maps = {name: picture for name, picture in pictures.items() if OVERLAYS.search(name)}
+        plain = {name: picture for name, picture in pictures.items() if name not in maps}
+        grids = {"pictures": plain, "maps": maps}
+        return {
+            title: captioned_grid(_legible(shown, self._ncols), self._ncols) for title, shown in grids.items() if shown
+        }
 
     def _there(self) -> None:
         if self._away or not self._greeted:
