@@ -37,7 +37,9 @@ __all__ = [
     "image_size",
     "parse_window",
     "read_raw",
+    "to_counts",
     "unit_to_uint8",
+    "windowed",
 ]
 
 AUTO_PERCENTILES = (0.1, 99.9)
@@ -109,13 +111,26 @@ def decode(path: str | os.PathLike[str], channels: int, fmt: DomainFormat) -> Te
     """
     if channels not in (1, 3):
         raise ImageError(f"{str(path)!r} cannot be read as {channels} channels; ask for 1 or 3")
-    raw = read_raw(path)
+    return windowed(read_raw(path), channels, fmt, repr(str(path)))
+
+
+def windowed(raw: Raw, channels: int, fmt: DomainFormat, name: str) -> Tensor:
+    """Window and clip what a file holds: float32 (channels, H, W) in [0, 1].
+
+    Args:
+        raw: (H, W) or (H, W, 3), as `read_raw` gives it.
+        channels: 1 or 3.
+        name: of the image, for messages.
+
+    Raises:
+        ImageError: the depth is not that of the domain; the image is constant and has a window of its own.
+    """
     if raw.dtype != fmt.depth:
         raise ImageError(
-            f"{str(path)!r} is {raw.dtype} but its domain was set up as {fmt.depth}; "
+            f"{name} is {raw.dtype} but its domain was set up as {fmt.depth}; "
             "a window fits one depth only: convert the file or keep it apart"
         )
-    window = fmt.window or _window_between(_percentiles([raw], AUTO_PERCENTILES), f"{str(path)!r}")
+    window = fmt.window or _window_between(_percentiles([raw], AUTO_PERCENTILES), name)
     values = torch.from_numpy(raw.astype(np.float32))
     values = ((values - window.low) / (window.high - window.low)).clamp_(0, 1)
     values = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
@@ -271,16 +286,27 @@ def encode(path: str | os.PathLike[str], pixels: Tensor, fmt: DomainFormat) -> l
     path = Path(path)
     stem = path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
     png, tif = path.with_name(stem + ".png"), path.with_name(stem + ".tif")
-    values = _channels_last(pixels, f"{str(path)!r}")
+    counts = to_counts(pixels, fmt, repr(str(path)))
+    if fmt.depth == "float32":
+        _write(png, np.rint(_channels_last(pixels, repr(str(path))) * 255).astype(np.uint8))
+        _write(tif, counts)
+        return [png, tif]
+    _write(png, counts)
+    return [png]
+
+
+def to_counts(pixels: Tensor, fmt: DomainFormat, name: str = "a picture") -> Raw:
+    """(C, H, W) in [0, 1] as (H, W, C) at the domain's depth, its window undone, rounded to the nearest count.
+
+    Without a window the values are relative, as `encode` says.
+
+    Raises:
+        ImageError: shape, NaN; `name` says of which image.
+    """
     top = _DEPTHS[fmt.depth]
     window = fmt.window or Window(0.0, float(top))
-    counts = window.low + values * (window.high - window.low)
-    if fmt.depth == "float32":
-        _write(png, np.rint(values * 255).astype(np.uint8))
-        _write(tif, counts.astype(np.float32))
-        return [png, tif]
-    _write(png, np.rint(counts).clip(0, top).astype(fmt.depth))
-    return [png]
+    counts = window.low + _channels_last(pixels, name) * (window.high - window.low)
+    return counts.astype(np.float32) if fmt.depth == "float32" else np.rint(counts).clip(0, top).astype(fmt.depth)
 
 
 def _channels_last(pixels: Tensor, what: str) -> NDArray[np.float64]:

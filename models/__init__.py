@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.base import MODELS, Model
+from models.pictures import PictureReader
 from util.checkpoint import SHAPE_OF_G, CheckpointError, load_weights
 from util.errors import printable
 
@@ -112,4 +113,7 @@ def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu", dir
     folder = Path(folder)
     flags = ["--checkpoints_dir", str(folder.parent), "--name", folder.name, "--epoch", epoch]
     flags += ["--direction", direction] if direction else []
-    return load_trained(inference_options((), flags, turns=True), torch.device(device))
+    run = inference_options((), flags, turns=True)
+    model = load_trained(run, torch.device(device))
+    model.pictures = PictureReader.from_options(run, model.size_multiple)
+    return model

@@ -64,6 +64,13 @@ def parse_flags(
     tools = parser.add_argument_group("configuration")
     if prog == "train.py":
         tools.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a YAML file")
+    else:
+        tools.add_argument(
+            "--checkpoint",
+            metavar="FOLDER",
+            default=argparse.SUPPRESS,
+            help="the run's folder, in place of --checkpoints_dir and --name",
+        )
     tools.add_argument(
         "--dry_run", action="store_true", default=argparse.SUPPRESS, help="print the options as YAML and stop"
     )

@@ -71,6 +71,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("models.terms*", 3),
     ("models.*_model", 3),
     ("models.*_options", 3),
+    ("models.pictures", 3),
     ("data.*_dataset", 3),
     # 4: registries, and what trains a model without a folder
     ("models.judge", 5),
