@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.metrics*", 1),
     ("util.visual*", 1),
     ("util.checkpoint", 1),
+    ("util.safe_weights", 1),
     # 2: what a model, a data set and a training loop are
     ("models.base", 2),
     ("models.builders", 2),
@@ -108,6 +109,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("models.head_watch", "models.guards"),
     ("models.pseudo_labels", "models.clustering"),
     ("util.visual*", "util.visual*"),
+    ("util.safe_weights", "util.checkpoint"),
     ("util.metrics*", "util.metrics*"),
     ("util.metrics*", "models.cam.functional"),
     ("data.annotations", "data.base"),
