@@ -57,11 +57,10 @@ def test_commands_parse(line: str, here: Path, monkeypatch: pytest.MonkeyPatch) 
     script, *words = shlex.split(line, comments=True)[1:]
     assert (ROOT / script).is_file()
     if script == "scripts/import_weights.py":
-        parsed: list[Any] = []
-        monkeypatch.setattr(import_weights, "import_weights", lambda *given: parsed.append(given) or _stop())
-        with pytest.raises(StopIteration):
+        monkeypatch.setattr(import_weights, "import_weights", _shown)
+        with pytest.raises(StopIteration) as parsed:
             import_weights.main(words)
-        ((_, _, name, flags),) = parsed
+        _, _, name, flags = parsed.value.args
         assert name in words
         assert flags[0] == "--model"
         return
@@ -70,8 +69,8 @@ def test_commands_parse(line: str, here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run.folder.parent.name == "checkpoints"
 
 
-def _stop() -> None:
-    raise StopIteration
+def _shown(*given: object) -> None:
+    raise StopIteration(*given)
 
 
 def test_the_python_of_the_library_page_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

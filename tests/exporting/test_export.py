@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from data.decoders import read_raw
 from data.images import DomainFormat
 from models import load_run
 from models.base import Model
@@ -69,6 +72,19 @@ def made(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model[
 def export(*flags: object) -> list[Path]:
     run = inference_options((Exporting,), list(map(str, flags)))
     return export_run(run, extra(run, Exporting))
+
+
+def test_the_program_of_the_page_on_export_runs(
+    made: tuple[Any, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    counts = picture(0, 0, (32, 40), 1)[:, :, 0].astype(np.uint16) * 8 + 1000
+    cv2.imwrite(str(tmp_path / "photo.tif"), counts)
+    (tmp_path / "export").symlink_to(made[2])
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert abs(read_raw(tmp_path / "fake.png") - made[0].translate(counts).astype(float)).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
