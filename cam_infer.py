@@ -8,9 +8,10 @@ import torch
 
 from models.classifier_model import ClassifierOptions
 from models.fcam_options import FcamOptions
-from options.groups import Explanation, Inference
+from options.groups import Explanation, Given, Inference
 from options.parse import RunOptions, extra, inference_options
 from scripts.epochs import at_epoch, epochs_of
+from scripts.explaining.given import explain_given, with_given
 from scripts.explaining.grid import EpochGrids
 from scripts.explaining.translation import explain_split
 from util.engine.build import choose_device
@@ -23,7 +24,7 @@ ASKING = frozenset(
 
 
 def main() -> int:
-    run = inference_options((Inference, Explanation), prog="cam_infer.py")
+    run = with_given(inference_options((Inference, Explanation, Given), prog="cam_infer.py"))
     look, device = extra(run, Explanation), choose_device(run.runtime.gpu_ids)
     classifier = isinstance(run.model, ClassifierOptions)
     epochs = epochs_of(run, look.epochs, every=look.grid)
@@ -33,6 +34,10 @@ def main() -> int:
     if classifier or run.given & ASKING:
         for epoch in epochs:
             explain_networks(at_epoch(run, epoch), device, classifier)
+        return 0
+    if extra(run, Given).input is not None:
+        for epoch in epochs:
+            explain_given(at_epoch(run, epoch), device, epoch if len(epochs) > 1 else "")
         return 0
     grids = EpochGrids(run) if look.grid else None
     for epoch in epochs:

@@ -1,4 +1,4 @@
-"""Translate a split with a trained run: `python test.py --dataroot DIR --name RUN`."""
+"""Translate a split, or what --input names, with a trained run: `python test.py --dataroot DIR --name RUN`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from data.images import DomainFormat, ImageError, decode
 from data.pairing import cut_half
 from data.single_dataset import SingleDataset, WholeImage
 from models import load_trained
-from options.groups import Inference
+from options.groups import Given, Inference
 from options.parse import RunOptions, extra, inference_options
+from scripts.explaining.given import translate_given
 from util.engine.build import choose_device, pace, progress, writing_threads
 from util.engine.inference import by_size, translate_images
 from util.errors import exit_code, printable
@@ -21,8 +22,10 @@ from util.visual.results import Results, Stored
 
 
 def main() -> int:
-    run = inference_options((Inference,), prog="test.py", turns=True)
+    run = inference_options((Inference, Given), prog="test.py", turns=True)
     wanted = extra(run, Inference)
+    if extra(run, Given).input is not None:
+        return translate_given(run)
     model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval, tile=wanted.tile)
     model.check_translates()
     dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple, labelled=False)

@@ -324,7 +324,11 @@ def _jpeg_frame(file: BinaryIO) -> tuple[int, int]:
 
 def _map_npy(path: Path) -> Raw:
     """An .npy file, not yet read, as (H, W) or (H, W, 3); channels last where a shape could be both."""
-    array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _shaped(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _shaped(array: Any) -> Raw:
+    """An array of real numbers as (H, W) or (H, W, 3)."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
         raise ImageError("it is not one array of real numbers (see numpy.save)")
     if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
@@ -373,6 +377,18 @@ def _depth_of(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "b" or dtype == np.uint8:
         return "uint8"
     return "uint16" if dtype.kind == "u" and dtype.itemsize == 2 else "float32"
+
+
+def pixels_of(array: Raw, name: str) -> Raw:
+    """An array as `read_raw` would give it from an .npy file: (H, W) or (H, W, 3), uint8, uint16 or float32.
+
+    Raises:
+        ImageError: another shape or kind of numbers, too many pixels, NaN or infinity; `name` says of which image.
+    """
+    try:
+        return _native(_shaped(array))
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
 
 
 def _native(array: Raw) -> Raw:

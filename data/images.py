@@ -40,7 +40,9 @@ __all__ = [
     "parse_window",
     "read_counts",
     "read_raw",
+    "to_counts",
     "unit_to_uint8",
+    "windowed",
 ]
 
 AUTO_PERCENTILES = (0.1, 99.9)
@@ -117,6 +119,20 @@ def decode(path: str | os.PathLike[str], channels: int, fmt: DomainFormat) -> Te
     return read_counts(path, fmt).image(channels)
 
 
+def windowed(raw: Raw, channels: int, fmt: DomainFormat, name: str) -> Tensor:
+    """Window and clip what a file holds: float32 (channels, H, W) in [0, 1].
+
+    Args:
+        raw: (H, W) or (H, W, 3), as `read_raw` gives it.
+        channels: 1 or 3.
+        name: of the image, for messages.
+
+    Raises:
+        ImageError: the depth is not that of the domain; the image is constant and has a window of its own.
+    """
+    return _counts(raw, fmt, name).image(channels)
+
+
 @dataclass(frozen=True)
 class Counts:
     """An image as its file stores it, and the window that gives it a meaning.
@@ -143,13 +159,16 @@ def read_counts(path: str | os.PathLike[str], fmt: DomainFormat, read: Callable[
         ImageError: see `read_raw`; or the file's depth is not that of its domain; the image is constant and has a
             window of its own.
     """
-    raw = read(path)
+    return _counts(read(path), fmt, repr(str(path)))
+
+
+def _counts(raw: Raw, fmt: DomainFormat, name: str) -> Counts:
     if raw.dtype != fmt.depth:
         raise ImageError(
-            f"{str(path)!r} is {raw.dtype} but its domain was set up as {fmt.depth}; "
+            f"{name} is {raw.dtype} but its domain was set up as {fmt.depth}; "
             "a window fits one depth only: convert the file or keep it apart"
         )
-    window = fmt.window or _window_between(_percentiles([raw], AUTO_PERCENTILES), f"{str(path)!r}")
+    window = fmt.window or _window_between(_percentiles([raw], AUTO_PERCENTILES), name)
     return Counts(raw[:, :, None] if raw.ndim == 2 else raw, window)
 
 
@@ -314,16 +333,29 @@ def encode(path: str | os.PathLike[str], pixels: Tensor, fmt: DomainFormat) -> l
     path = Path(path)
     stem = path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
     png, tif = path.with_name(stem + ".png"), path.with_name(stem + ".tif")
-    values = _checked(pixels, f"{str(path)!r}")
+    name = repr(str(path))
+    counts = to_counts(pixels, fmt, name)
+    if fmt.depth == "float32":
+        _write(png, _channels_last(np.rint(_checked(pixels, name) * 255).astype(np.uint8)))
+        _write(tif, counts)
+        return [png, tif]
+    _write(png, counts)
+    return [png]
+
+
+def to_counts(pixels: Tensor, fmt: DomainFormat, name: str = "a picture") -> Raw:
+    """(C, H, W) in [0, 1] as (H, W, C) at the domain's depth, its window undone, rounded to the nearest count.
+
+    Without a window the values are relative, as `encode` says.
+
+    Raises:
+        ImageError: shape, NaN; `name` says of which image.
+    """
     top = _DEPTHS[fmt.depth]
     window = fmt.window or Window(0.0, float(top))
-    counts = window.low + values * (window.high - window.low)
-    if fmt.depth == "float32":
-        _write(png, np.rint(values * 255).astype(np.uint8))
-        _write(tif, counts.astype(np.float32))
-        return [png, tif]
-    _write(png, np.rint(counts).clip(0, top).astype(fmt.depth))
-    return [png]
+    counts = window.low + _checked(pixels, name) * (window.high - window.low)
+    whole = counts.astype(np.float32) if fmt.depth == "float32" else np.rint(counts).clip(0, top).astype(fmt.depth)
+    return _channels_last(whole)
 
 
 def _channels_last(array: Raw) -> Raw:
@@ -345,7 +377,7 @@ def _checked(pixels: Tensor, what: str) -> NDArray[np.float64]:
 def _write(path: Path, array: Raw) -> None:
     # TIFF uncompressed: readers differ in how they undo compression on floats.
     options = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == ".tif" else []
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(_channels_last(array)[:, :, ::-1]), options)
+    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(array[:, :, ::-1]), options)
     if not done:
         raise ImageError(f"{str(path)!r} cannot be written: no encoder for {array.dtype} {array.shape}")
     write_atomic(path, data.tobytes())

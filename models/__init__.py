@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from models.base import MODELS, Model
-from util.checkpoint import SHAPE_OF_G, CheckpointError, load_weights
+from models.pictures import PictureReader
+from util.checkpoint import SHAPE_OF_G, CheckpointError, fit_weights, load_weights
 from util.errors import printable
+from util.safe_weights import SAFE_FILE, holds_safe, read_net
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
@@ -42,8 +44,12 @@ def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True, t
     if run.turned:
         model.turn_round()
     for name in model.inference_nets:
-        file = _weights_file(run.folder, run.experiment.epoch, name, run.published)
-        load_weights(file, model.nets[name], _flags(name))
+        if holds_safe(run.folder, run.experiment.epoch):
+            file = run.folder / SAFE_FILE
+            fit_weights(file, read_net(file, name), model.nets[name], _flags(name))
+        else:
+            file = _weights_file(run.folder, run.experiment.epoch, name, run.published)
+            load_weights(file, model.nets[name], _flags(name))
     model.to(device)
     model.train(not evaluate)
     if tile:
@@ -99,7 +105,7 @@ def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu", dir
     """Bring a trained model back from its run folder.
 
     Args:
-        folder: `<checkpoints_dir>/<name>`.
+        folder: `<checkpoints_dir>/<name>`, or what `scripts/export.py --format safetensors` or `hub` has written.
         epoch: which exported weights: latest, a number, or iter_NUMBER.
         direction: AtoB or BtoA; empty: that of the training. The other one only where the model has a way back.
 
@@ -112,4 +118,7 @@ def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu", dir
     folder = Path(folder)
     flags = ["--checkpoints_dir", str(folder.parent), "--name", folder.name, "--epoch", epoch]
     flags += ["--direction", direction] if direction else []
-    return load_trained(inference_options((), flags, turns=True), torch.device(device))
+    run = inference_options((), flags, turns=True)
+    model = load_trained(run, torch.device(device))
+    model.pictures = PictureReader.from_options(run, model.size_multiple)
+    return model

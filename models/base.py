@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from options.schema import Group, OptionError
@@ -19,6 +20,7 @@ from util.visual.pictures import to_uint8
 
 if TYPE_CHECKING:
     from data.base import Batch
+    from models.pictures import Picture, PictureCam, PictureReader
     from options.parse import RunOptions
 
 
@@ -85,6 +87,7 @@ class Model(ABC, Generic[S]):
         keeps_best: the run ends with the weights of its best epoch, also without early stopping.
         plateau_by: the value of `validate` that --lr_policy plateau goes by, less is better; where it was not measured,
             the training loss of the last phase.
+        pictures: how single pictures are read and written; None unless `load_run` brought the model back.
         messages: what happened and the user must know; the engine prints and empties it.
     """
 
@@ -101,6 +104,7 @@ class Model(ABC, Generic[S]):
     patience: int = 0
     keeps_best: bool = False
     plateau_by: str = ""
+    pictures: PictureReader | None = None
 
     @property
     def averaged_nets(self) -> tuple[str, ...]:
@@ -124,8 +128,49 @@ class Model(ABC, Generic[S]):
         """Translations and every feature the losses need, from one pass each."""
 
     @abstractmethod
-    def translate(self, source: Tensor) -> Tensor:
+    def translate_batch(self, source: Tensor) -> Tensor:
         """Translations (N, C, H, W) in [-1, 1] of (N, C, H, W) in [-1, 1]; sides multiples of size_multiple."""
+
+    @overload
+    def translate(self, source: Tensor) -> Tensor: ...
+
+    @overload
+    def translate(self, source: Picture) -> NDArray[Any]: ...
+
+    @overload
+    def translate(self, source: Tensor, explain: Literal[True], class_id: int = -1) -> tuple[Tensor, Any]: ...
+
+    @overload
+    def translate(
+        self, source: Picture, explain: Literal[True], class_id: int = -1
+    ) -> tuple[NDArray[Any], PictureCam]: ...
+
+    def translate(self, source: Tensor | Picture, explain: bool = False, class_id: int = -1) -> Any:
+        """The translation of a batch of tensors, or of one picture.
+
+        Args:
+            source: (N, C, H, W) in [-1, 1] with sides that are multiples of size_multiple; or, of a run that `load_run`
+                brought back, one picture of any size: (C, H, W) in [-1, 1], a path, a PIL image, or an array of counts
+                as a file would hold them ((H, W), (H, W, 3) or (3, H, W); uint8, uint16 or float).
+            explain: give back as well where both show a class.
+            class_id: that class; -1: the head's choice on each input.
+
+        Returns:
+            Of tensors a tensor like them; of any other picture an array of counts at the target's depth, (H, W) or
+            (H, W, 3). With `explain`, that and an `Explanation` of a batch, or a `PictureCam` of a picture.
+
+        Raises:
+            UserError: the picture cannot be read, there is no such class, or a picture for a model without a run.
+            NotImplementedError: `explain` of a batch, and the model has no class head.
+        """
+        if isinstance(source, Tensor) and source.ndim == 4:
+            fake = self.translate_batch(source)
+            chosen = torch.full((len(source),), class_id, device=source.device)
+            return (fake, self.explain(source, fake, chosen)) if explain else fake
+        if self.pictures is None:
+            raise OptionError(f"{type(self).__name__} knows no windows of pictures; bring a run back by load_run")
+        self.check_translates()
+        return self.pictures.explain(self, source, class_id) if explain else self.pictures.translate(self, source)
 
     def check_translates(self) -> None:
         """Raise an OptionError where the model translates nothing."""

@@ -243,7 +243,7 @@ class ClassifierModel(Model[ClassifierState]):
             logits: Tensor = self.classifier(source)
         return logits.float().softmax(1)
 
-    def translate(self, source: Tensor) -> Tensor:
+    def translate_batch(self, source: Tensor) -> Tensor:
         self.check_translates()
 
     def check_translates(self) -> NoReturn:

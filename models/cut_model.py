@@ -217,7 +217,7 @@ class CutModel(Model[CutState]):
             mirrored=mirrored,
         )
 
-    def translate(self, source: Tensor) -> Tensor:
+    def translate_batch(self, source: Tensor) -> Tensor:
         image: Tensor = self.generator(source)
         return image
 

@@ -139,7 +139,7 @@ class CycleGanModel(Model[Any]):
             rec_B=there(fake_A) if self.lambda_B > 0 else None,
         )
 
-    def translate(self, source: Tensor) -> Tensor:
+    def translate_batch(self, source: Tensor) -> Tensor:
         image: Tensor = self.nets[self.translates_by](source)
         return image
 

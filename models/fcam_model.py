@@ -255,7 +255,7 @@ class FcamModel(Model[FcamState]):
         logits: Tensor = self.classifier(source)
         return logits.float().softmax(1)
 
-    def translate(self, source: Tensor) -> Tensor:
+    def translate_batch(self, source: Tensor) -> Tensor:
         self.check_translates()
 
     def check_translates(self) -> NoReturn:

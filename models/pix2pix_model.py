@@ -115,7 +115,7 @@ class Pix2PixModel(Model[Pix2PixState]):
     def forward_train(self, batch: Batch, info: StepInfo) -> Pix2PixState:
         return Pix2PixState(batch, info, self.generator(batch.A))
 
-    def translate(self, source: Tensor) -> Tensor:
+    def translate_batch(self, source: Tensor) -> Tensor:
         image: Tensor = self.generator(source)
         return image
 

@@ -71,6 +71,13 @@ def parse_flags(
         tools.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help="options from a YAML file")
         names, text = "{" + ",".join(presets) + "}", "a set of options under one name, listed at the end"
         tools.add_argument("--preset", metavar=names, default=argparse.SUPPRESS, help=text)
+    else:
+        tools.add_argument(
+            "--checkpoint",
+            metavar="FOLDER",
+            default=argparse.SUPPRESS,
+            help="the run's folder, in place of --checkpoints_dir and --name",
+        )
     tools.add_argument(
         "--dry_run", action="store_true", default=argparse.SUPPRESS, help="print the options as YAML and stop"
     )

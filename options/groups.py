@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from options.schema import Group, OptionError, Size, option
+from options.schema import Group, OptionError, Size, option, shorten
 
 COLORMAPS = ("jet", "rainbow", "turbo", "viridis", "inferno", "magma", "hot", "gray")
 MAP_NORMALS = ("minmax", "max", "percentile")
@@ -211,6 +211,19 @@ class Inference(Group):
         0, "larger images go in tiles of so many pixels, with the whole image's statistics; 0: in one piece", low=0
     )
     eval: bool = option(False, "networks in evaluation mode (matters with batch norm or dropout)")
+
+
+@dataclass(frozen=True)
+class Given(Group):
+    """pictures given: without a data set or its folders"""
+
+    input: str | None = option(None, "translate this file, folder, glob or video (8-bit runs) instead of --phase")
+    output: str | None = option(None, "folder of what --input becomes; none: <results_dir>/<name>/given")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is not None and self.input is None:
+            raise OptionError(f"--output {shorten(self.output)}: belongs to --input; a split goes to --results_dir")
 
 
 @dataclass(frozen=True)

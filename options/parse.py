@@ -164,7 +164,7 @@ def inference_options(
     Raises:
         OptionError: no such run, or a flag that contradicts what the weights were trained with.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _at_checkpoint(list(sys.argv[1:] if argv is None else argv))
     first = _first_look(argv)
     folder, base = _run_folder(first), g.Experiment()
     is_run = os.path.lexists(folder / OPTIONS_FILE)
@@ -371,6 +371,29 @@ def _first_look(argv: list[str]) -> dict[str, Any]:
     return vars(parser.parse_known_args(argv)[0])
 
 
+def _at_checkpoint(argv: list[str]) -> list[str]:
+    """The command with `--checkpoint FOLDER` as the two flags that it stands for.
+
+    Raises:
+        OptionError: it is given beside one of them, or is no folder's name.
+    """
+    if not any(flag_of(word) == "checkpoint" and word.startswith("--") for word in argv):
+        return argv
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--checkpoint")
+    found, rest = parser.parse_known_args(argv)
+    both = {"name", "checkpoints_dir"} & {flag_of(word) for word in rest if word.startswith("--")}
+    if both:
+        raise OptionError(f"--checkpoint {shorten(found.checkpoint)}: stands for --{min(both)}; give one of them")
+    check_place("checkpoint", found.checkpoint)
+    folder = Path(os.path.normpath(found.checkpoint))
+    if folder.is_file():
+        raise OptionError(f"--checkpoint {shorten(found.checkpoint)}: is a file; give its folder, {folder.parent}")
+    if folder.name in ("", ".."):  # also of `.`
+        folder = Path(os.path.abspath(folder))
+    return [f"--checkpoints_dir={folder.parent}", f"--name={folder.name}", *rest]
+
+
 def _run_folder(first: Mapping[str, str]) -> Path:
     base = g.Experiment()
     place, name = first.get("checkpoints_dir", base.checkpoints_dir), first.get("name", base.name)
@@ -465,7 +488,7 @@ def _plainest(models: set[str]) -> set[str]:
 
 _TEST_EXAMPLES = """examples
   python test.py --dataroot datasets/my_data --name my_run
-  python test.py --dataroot folder_of_images --name my_run --dataset_mode single
+  python test.py --checkpoint checkpoints/my_run --input photo.tif --output out
   python cam_infer.py --dataroot datasets/my_data --name my_run --class_idx 2 --save_raw
   python cam_infer.py --name my_classifier --image photos --cam_method gradcam,eigencam --top_k 3
 """

@@ -54,6 +54,7 @@ def tables() -> str:
     kinds += [("--dataset_mode unaligned and single", DATASETS.get("unaligned").Options)]
     kinds += [("--dataset_mode classes", DATASETS.get("classes").Options)]
     kinds += [("test.py, cam_infer.py", groups.Inference), ("cam_infer.py", groups.Explanation)]
+    kinds += [("test.py, cam_infer.py", groups.Given)]
     return "\n\n".join(table(where, kind) for where, kind in kinds)
 
 

@@ -51,6 +51,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.metrics*", 1),
     ("util.visual*", 1),
     ("util.checkpoint", 1),
+    ("util.safe_weights", 1),
     # 2: what a model, a data set and a training loop are
     ("models.base", 2),
     ("models.builders", 2),
@@ -74,6 +75,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("models.terms*", 3),
     ("models.*_model", 3),
     ("models.*_options", 3),
+    ("models.pictures", 3),
     ("data.*_dataset", 3),
     # 4: registries, and what trains a model without a folder
     ("models.judge", 5),
@@ -113,6 +115,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("models.head_watch", "models.guards"),
     ("models.pseudo_labels", "models.clustering"),
     ("util.visual*", "util.visual*"),
+    ("util.safe_weights", "util.checkpoint"),
     ("util.metrics*", "util.metrics*"),
     ("util.metrics*", "models.cam.functional"),
     ("util.metrics*", "util.visual.progress"),

@@ -130,7 +130,21 @@ def load_weights(
         CheckpointError: absent, damaged, not finite, or made for a network of another shape. The network is then as
             it was.
     """
-    weights = unwrap(read_plain(path))
+    fit_weights(path, unwrap(read_plain(path)), net, flags, adapt)
+
+
+def fit_weights(
+    path: Path,
+    weights: Any,
+    net: nn.Module,
+    flags: str = SHAPE_OF_G,
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda weights: weights,
+) -> None:
+    """Load a state dict that was read from a file into a network; see `load_weights`.
+
+    Raises:
+        CheckpointError: it is none, is not finite, or was made for a network of another shape.
+    """
     if not isinstance(weights, dict) or not all(_is_plain(key, value) for key, value in weights.items()):
         raise CheckpointError(f"{path}: holds no state dict of a network")
     weights, expected = _without_unused(adapt(weights), net), net.state_dict()

@@ -113,8 +113,7 @@ def choose_inputs(run: RunOptions, size_multiple: int, names: Mapping[int, str] 
     look, wanted = extra(run, Explanation), extra(run, Inference)
     preprocess = preprocess_from(run, size_multiple).for_inference()
     if look.image is not None:
-        domain = _given_files(run, look.image, load_classes(run.folder) or names or {})
-        return Inputs(domain, range(len(domain.files)), False, preprocess)
+        return given_inputs(run, look.image, size_multiple, names or {})
     domain = _split(run, size_multiple, wanted.phase)
     count = len(domain.files)
     if look.random:
@@ -124,6 +123,23 @@ def choose_inputs(run: RunOptions, size_multiple: int, names: Mapping[int, str] 
     if look.index >= count:
         raise OptionError(f"--index {look.index}: --phase {wanted.phase} has {count} images, 0 to {count - 1}")
     return Inputs(domain, [look.index], True, preprocess)
+
+
+def given_inputs(
+    run: RunOptions, given: str, size_multiple: int, names: Mapping[int, str] | None = None, flag: str = "--image"
+) -> Inputs:
+    """The images that a path means, read as the run's are.
+
+    Args:
+        given: a file, a folder, or a pattern.
+        names: of the classes, by id, where no run has kept them.
+        flag: that gave the path, for messages.
+
+    Raises:
+        UserError: there is no such file, or files cannot be used.
+    """
+    domain = _given_files(run, given, load_classes(run.folder) or names or {}, flag)
+    return Inputs(domain, range(len(domain.files)), False, preprocess_from(run, size_multiple).for_inference())
 
 
 def drawn(count: int, most: int, seed: int) -> list[int]:
@@ -162,20 +178,20 @@ def _folder_of(files: Sequence[Path]) -> Path:
 # --- given files
 
 
-def _given_files(run: RunOptions, given: str, names: Mapping[int, str]) -> Domain:
-    files, skip = given_files(given), run.data.on_bad_image == "skip"
+def _given_files(run: RunOptions, given: str, names: Mapping[int, str], flag: str) -> Domain:
+    files, skip = given_files(given, flag), run.data.on_bad_image == "skip"
     folder = Path(given) if Path(given).is_dir() else _folder_of(files)
     formats = load_formats(run.folder)
-    known = formats[0] if formats else None
-    good, depth = _usable(files, known.depth if known else "", skip)
+    known = formats[run.turned] if formats else None  # turned round, the target is what is read
+    good, depth = _usable(files, known.depth if known else "", skip, flag)
     window = run.data.window_A if run.data.direction == "AtoB" else run.data.window_B
     found = Checkup(folder, good, list(range(len(good))), [], len(files), depth)
-    channels, seed = run.networks.input_nc, run.experiment.seed
+    channels, seed = run.channels[0], run.experiment.seed
     domain = open_domain(found, channels, window, seed=seed, known=known, skip_bad=skip)
     return replace(domain, labels=_labels(good, run, names), class_names=names)
 
 
-def given_files(given: str) -> list[Path]:
+def given_files(given: str, flag: str = "--image") -> list[Path]:
     """The images that a path means: a file, all in a folder and below it, or what fits a pattern such as `data/*.png`.
 
     Raises:
@@ -187,15 +203,15 @@ def given_files(given: str) -> list[Path]:
     if os.path.lexists(path):
         return [path]
     if not glob.has_magic(given):
-        raise OptionError(f"--image {shorten(given)}: no such file or folder")
+        raise OptionError(f"{flag} {shorten(given)}: no such file or folder")
     found = sorted(Path(name) for name in glob.glob(given, recursive=True))
     images = [one for one in found if one.is_file() and one.suffix.lower() in EXTENSIONS]
     if not images:
-        raise OptionError(f"--image {shorten(given)}: no image fits this pattern")
+        raise OptionError(f"{flag} {shorten(given)}: no image fits this pattern")
     return images
 
 
-def _usable(files: Sequence[Path], depth: str, skip: bool) -> tuple[list[Path], str]:
+def _usable(files: Sequence[Path], depth: str, skip: bool, flag: str) -> tuple[list[Path], str]:
     """The files of one depth that can be read, by their headers, and that depth."""
     good: list[Path] = []
     for file, found in zip(files, look_at(files, quiet=True), strict=True):
@@ -204,12 +220,12 @@ def _usable(files: Sequence[Path], depth: str, skip: bool) -> tuple[list[Path], 
             good.append(file)
             continue
         reason = found.reason if isinstance(found, BadImage) else f"it is {found}, and the run's images are {depth}"
-        line = f"--image {printable(file)}: {reason}"
+        line = f"{flag} {printable(file)}: {reason}"
         if not skip:
             raise DataError(f"{line}; --on_bad_image skip goes on without it")
         print(f"WARNING: {line}; it is left out", file=sys.stderr)
     if not good:
-        raise DataError(f"--image: none of {len(files)} files can be used")
+        raise DataError(f"{flag}: none of {len(files)} files can be used")
     return good, depth
 
 

@@ -129,7 +129,7 @@ def everything() -> list[type[Group]]:
     kinds = [MODELS.get(name).Options for name in MODELS.names()]
     kinds += [DATASETS.get(name).Options for name in DATASETS.names()]
     kinds += [TERMS.get(name).Options for name in TERMS.names()]
-    return list(dict.fromkeys([*COMMON, Inference, Explanation, *kinds]))
+    return list(dict.fromkeys([*COMMON, Inference, groups.Given, Explanation, *kinds]))
 
 
 @pytest.mark.parametrize("kind", everything(), ids=lambda kind: kind.__name__)
@@ -278,7 +278,7 @@ def flag_list() -> str:
         "every script": [*COMMON, *(DATASETS.get(name).Options for name in DATASETS.names())],
         **{f"--model {name}": [MODELS.get(name).Options] for name in MODELS.names()},
         **{f"--extra_losses {name}": [TERMS.get(name).Options] for name in TERMS.names()},
-        "test.py, cam_infer.py": [Inference],
+        "test.py, cam_infer.py": [Inference, groups.Given],
         "cam_infer.py": [Explanation],
     }
     for title, group in kinds.items():
@@ -308,6 +308,7 @@ HANDLES: dict[type[Group], set[str]] = {
     groups.Runtime: {"runtime"},
     Inference: {"wanted"},
     Explanation: {"look"},
+    groups.Given: {"given"},
 }
 MODEL_HANDLES, DATASET_HANDLES = {"opt", "model"}, {"options", "dataset"}
 # Read while the options are put together, or by a name that is not typed out.

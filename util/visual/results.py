@@ -113,6 +113,14 @@ class Results:
         """Until every file is written; raises the first error of any."""
         self._background.wait()
 
+    def store(self, file: Path, kind: str, pixels: Tensor, fmt: DomainFormat) -> list[Path]:
+        """Write one picture of an input in its format, without a row on the page; returns the files.
+
+        Raises:
+            ResultsError: as for `add`.
+        """
+        return encode(self._checked(self.path(kind, self.stem_of(file))), pixels, fmt)
+
     def path(self, kind: str, stem: str, suffix: str = ".png") -> Path:
         """Where a picture of that kind is written."""
         return self.folder / (self._pattern.format(kind=kind, stem=stem) + suffix)

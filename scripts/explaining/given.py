@@ -1,0 +1,153 @@
+"""Pictures given by --input, without a data set: translated by test.py, translated and explained by cam_infer.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data.base import Sample
+from data.domain import check_classes, load_formats, target_format
+from data.images import DomainFormat
+from data.single_dataset import WholeImage
+from models import load_trained
+from options.groups import Explanation, Given, Inference
+from options.parse import RunOptions, extra
+from options.schema import Group, OptionError, shorten
+from scripts.explaining.inputs import Input, Inputs, given_inputs
+from scripts.explaining.translation import drawings
+from scripts.explaining.video import explain_video, is_video, translate_video
+from util.engine.build import choose_device
+from util.engine.inference import explain_image, translate_image
+from util.errors import printable
+from util.visual.cam_table import CamTable
+from util.visual.results import Results
+
+
+def with_given(run: RunOptions) -> RunOptions:
+    """The options with --input as the --image of explainers, and --output as the --results_dir that they write to.
+
+    Raises:
+        OptionError: --input beside an option that chooses images of a split.
+    """
+    given = extra(run, Given)
+    if given.input is None:
+        return run
+    if both := sorted({"image", "random", "index", "grid"} & run.given):
+        raise OptionError(f"--input {shorten(given.input)}: names the pictures, and so does --{both[0]}; give one")
+
+    def changed(group: Group) -> Group:
+        if isinstance(group, Explanation):
+            return replace(group, image=given.input)
+        if isinstance(group, Inference) and given.output is not None:
+            return replace(group, results_dir=given.output)
+        return group
+
+    return replace(run, extra=tuple(changed(group) for group in run.extra))
+
+
+def translate_given(run: RunOptions) -> int:
+    """Write the translation of each picture of --input as `STEM.png` (a video's as `STEM.mp4`); returns 0.
+
+    Raises:
+        UserError: weights or pictures cannot be used, or a picture would be overwritten.
+    """
+    wanted, given, device = extra(run, Inference), _source(run), choose_device(run.runtime.gpu_ids)
+    model = load_trained(run, device, evaluate=wanted.eval, tile=wanted.tile)
+    model.check_translates()
+    folder = _folder(run)
+    if is_video(given):
+        print(f"video: {translate_video(model, run, Path(given), folder)}")
+        return 0
+    inputs = given_inputs(run, given, model.size_multiple, flag="--input")
+    target, results = target_of(run, inputs.domain.format), Results(folder, "{stem}")
+    check_apart(results, inputs)
+    files: list[Path] = []
+    for source in _bar(inputs):
+        fake = translate_image(model, source.sample, source.size)
+        files += results.store(source.file, "fake", fake, target)
+    print(f"{len(inputs)} {_pictures(inputs)} translated: {files[0] if len(inputs) == 1 else folder}")
+    return 0
+
+
+def explain_given(run: RunOptions, device: torch.device, below: str = "") -> None:
+    """Write translations, maps, overlays, `cams.csv` and a page of the pictures of --input.
+
+    Args:
+        below: sub-folder of --output; none: the folder itself.
+
+    Raises:
+        UserError: weights or pictures cannot be used, or the model has no class head.
+    """
+    wanted, look, given = extra(run, Inference), extra(run, Explanation), _source(run)
+    model = load_trained(run, device, evaluate=wanted.eval, tile=wanted.tile)
+    model.check_class(look.class_idx)
+    folder = _folder(run) / below
+    if is_video(given):
+        for name in explain_video(model, run, Path(given), folder):
+            print(f"video: {name}")
+        return
+    inputs = given_inputs(run, given, model.size_multiple, flag="--input")
+    if look.class_idx < 0:
+        check_classes(run, inputs.domain.labels, inputs.domain.files)
+    target, table = target_of(run, inputs.domain.format), CamTable(inputs.domain.class_names)
+    results = Results(folder, "{stem}_{kind}")
+    for number, source in enumerate(_bar(inputs)):
+        chosen = look.class_idx if look.class_idx >= 0 else source.label
+        fake, seen = explain_image(model, source.sample, source.size, chosen)
+        caption = table.add(source.file, source.label, seen)
+        sample = Sample(source.sample, None, source.file.as_posix(), "", source.label, number, number)
+        drawn = drawings(WholeImage(source.image, sample, source.file, number), fake, seen, look)
+        results.add(source.file, {"fake": (fake, target), **drawn}, printable(caption))
+        if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
+            results.add_array(source.file, "cam_input", seen.cam[0].float().cpu().numpy())
+            results.add_array(source.file, "cam_output", seen.cam_fake[0].float().cpu().numpy())
+    table.write(results.folder / "cams.csv")
+    page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
+    print(f"{len(inputs)} {_pictures(inputs)} translated and explained; table: {folder / 'cams.csv'}; page: {page}")
+
+
+def target_of(run: RunOptions, source: DomainFormat) -> DomainFormat:
+    """The format that translations are written in: the run's, or what follows from the source's without a run."""
+    formats = load_formats(run.folder)
+    if formats:
+        return formats[not run.turned]
+    return target_format(run.data.window_B if run.data.direction == "AtoB" else run.data.window_A, source)
+
+
+def check_apart(results: Results, inputs: Inputs) -> None:
+    """Raise an OptionError where a translation would take the place of an input."""
+    there = {os.path.realpath(file) for file in inputs.domain.files}
+    for file in inputs.domain.files:
+        stem = results.stem_of(file.relative_to(inputs.domain.folder))
+        for suffix in (".png", ".tif"):
+            if os.path.realpath(results.path("fake", stem, suffix)) in there:
+                name = printable(file.name)
+                raise OptionError(f"--output {results.folder}: {name} would be overwritten; give another folder")
+
+
+def _source(run: RunOptions) -> str:
+    given = extra(run, Given)
+    assert given.input is not None
+    if not given.input.strip():
+        raise OptionError("--input '': is empty; give a file, a folder or a pattern")
+    return given.input
+
+
+def _folder(run: RunOptions) -> Path:
+    """Where the results go."""
+    output = extra(run, Given).output
+    return Path(output) if output else Path(extra(run, Inference).results_dir) / run.experiment.name / "given"
+
+
+def _bar(inputs: Inputs) -> Iterable[Input]:
+    bar: Iterable[Input] = tqdm(inputs, total=len(inputs), unit="image", disable=None)
+    return bar
+
+
+def _pictures(inputs: Inputs) -> str:
+    return "picture" if len(inputs) == 1 else "pictures"
