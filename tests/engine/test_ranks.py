@@ -13,8 +13,6 @@ after three steps whatever the number of processes.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 import train
 from data.base import Batch, Dataset, Sample, collate
@@ -34,6 +31,7 @@ from models.cut_model import CutModel, CutState
 from options.parse import train_options
 from scripts.evaluating.while_training import EpochEvaluation
 from tests.models.fcam_bench import JUDGE, SMALL, classifier_run
+from tests.processes import as_ranks, meet_at, meeting_places
 from util import ranks
 from util.checkpoint import load_state
 from util.engine.signals import StopRequest
@@ -102,16 +100,6 @@ TERMS = {  # where they are not CUT's
 Runs = dict[str, tuple[Path, Path]]  # one process, two processes
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def use_double(patch: pytest.MonkeyPatch) -> None:
     """Networks and images in double precision."""
 
@@ -164,13 +152,11 @@ def run(argv: list[str]) -> None:
 
 
 def as_rank(rank: int, commands: list[list[str]], ports: list[int]) -> None:
-    """One process of two, as torchrun would start it."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(ports[0])
+    """One process of two."""
+    meet_at(ports[0])
     messages(rank)
     for argv, port in zip(commands, ports[1:], strict=True):
-        os.environ["MASTER_PORT"] = str(port)
+        meet_at(port)
         run(argv)
 
 
@@ -220,7 +206,8 @@ def runs(data: DataMaker, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         found[case] = (places[0] / "run", places[1] / "run")
         for commands, place, size in ((alone, places[0], 4), (together, places[1], 2)):
             commands.append(tiny_flags(place, data(**arguments), *COMMON, *flags, "--batch_size", size))
-    spawn(as_rank, (together, free_ports(1 + len(together))), nprocs=WORLD)  # type: ignore[no-untyped-call]
+    with meeting_places(1 + len(together)) as ports:
+        as_ranks(WORLD, as_rank, together, ports)
     for argv in alone:
         run(argv)
     return found
