@@ -140,7 +140,7 @@ def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
     own: dict[str, Any] = {"betas": (opt.beta1, opt.beta2)}
     if opt.optimizer == "sgd":
         own = {"momentum": opt.momentum, "nesterov": opt.nesterov}
-    make: Any = partial(OPTIMIZERS[opt.optimizer], lr=opt.lr, weight_decay=opt.weight_decay, **own)
+    make = partial(OPTIMIZERS[opt.optimizer], lr=opt.lr, weight_decay=opt.weight_decay, **own)
     trained = {
         name: [{"params": found, "lr": opt.lr * factor} for found, factor in model.parameter_groups(name) if found]
         for name in model.nets

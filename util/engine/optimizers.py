@@ -29,4 +29,8 @@ def uncompiled(kind: type[Kind]) -> type[Kind]:
     return type(kind.__name__, (kind,), methods | {"step": step, "__doc__": kind.__doc__})
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": uncompiled(Adam), "adamw": uncompiled(AdamW), "sgd": uncompiled(SGD)}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": uncompiled(Adam),
+    "adamw": uncompiled(AdamW),
+    "sgd": uncompiled(SGD),
+}
