@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from util.seeding import generator
@@ -110,8 +109,8 @@ def _assign_exactly(cost: Tensor) -> Tensor:
         dummies = torch.full((clusters - extra, slots.shape[1]), forbidden, dtype=cost.dtype)
         dummies[:, base * clusters :] = 0.0
         slots = torch.cat([slots, dummies], dim=0)
-    _, column = linear_sum_assignment(slots.numpy())
-    chosen = torch.as_tensor(column[:points], dtype=torch.long)
+    _, column = _assignment(slots)
+    chosen = column[:points]
     regular = base * clusters
     return torch.where(chosen < regular, chosen // max(base, 1), chosen - regular)
 
@@ -308,7 +307,15 @@ def match_clusters(new: Tensor, previous: Tensor, k: int, fixed: Collection[int]
     # The identity breaks ties and can never outweigh one image.
     gain = overlap * (k + 1) + torch.eye(k, dtype=torch.long)
     free = torch.tensor([c for c in range(k) if c not in fixed], dtype=torch.long)
-    rows, columns = linear_sum_assignment(gain[free][:, free].numpy(), maximize=True)
+    rows, columns = _assignment(-gain[free][:, free])
     name = torch.arange(k)
-    name[free[torch.as_tensor(rows)]] = free[torch.as_tensor(columns)]
+    name[free[rows]] = free[columns]
     return torch.where(new >= 0, name[new.clamp_min(0)], new)
+
+
+def _assignment(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the cheapest assignment."""
+    from scipy.optimize import linear_sum_assignment  # takes a tenth of a second to load, and few runs cluster
+
+    rows, columns = linear_sum_assignment(cost.numpy())
+    return torch.as_tensor(rows, dtype=torch.long), torch.as_tensor(columns, dtype=torch.long)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Sets up and runs every check of the project: style, types, tests. Arguments go to pytest: scripts/test.sh -k resume
+# The tests share the cores, four at most, each process on one of them; scripts/test.sh -n 0 runs them one by one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh --dev
@@ -13,4 +14,5 @@ set -x
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy train.py test.py cam_infer.py models options data util scripts datasets/make_infrared.py tests
-.venv/bin/python -m pytest "$@"
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+.venv/bin/python -m pytest -n auto --dist worksteal "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,14 @@ from util.engine.step import Precision, StepResult, train_step
 from util.seeding import StepInfo
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`pytest -n auto` takes the cores that this process may use, four at most: more only need memory."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(cores, 4)
+
 
 CLASSES = ("disc", "frame", "bars", "cross")
 TINY = (

@@ -10,12 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import make_infrared
 import pytest
 
 from options.parse import train_options
 from options.schema import OptionError
-from scripts import flipping
+from scripts import evaluate, flipping
 from scripts.flipping import METHODS, Bench, Settings, launch, main
+from tests.commands import ROOT, run
 from tests.comparing.conftest import content, number, write
 from util.errors import UserError
 
@@ -173,8 +175,24 @@ SMALL = (
 )
 
 
+def in_this_process(script: str, *arguments: object) -> None:
+    """What `launch` does, without the start of a process: `test_a_program_that_fails_ends_it` starts one."""
+    words = [str(word) for word in arguments]
+    if script == "train.py":
+        status = run("train", words, ROOT).status
+    elif script == "scripts/evaluate.py":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", [script, *words])
+            status = evaluate.main()
+    else:
+        assert script == "datasets/make_infrared.py"
+        status = make_infrared.main(words)
+    assert status == 0, script
+
+
 @pytest.mark.slow
-def test_in_miniature(tmp_path: Path) -> None:
+def test_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flipping, "launch", in_this_process)
     sizes = ("--size", 40, "--train", 18, "--test", 6, "--epochs", 2, "--flags", f"{SMALL} --netG resnet_4blocks")
     command = ["--out", tmp_path, "--methods", "srunit", "--seeds", 3, "--format", "json", *sizes]
     assert main([*map(str, command), "--output", str(tmp_path / "table.json")]) == 0

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import make_data, tiny_flags
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("options", "models", "data", "util")
 ENTRY = ("train", "test", "cam_infer")
@@ -427,20 +429,18 @@ def test_tests_are_named_uniquely() -> None:
 # --- starting up
 
 ALONE = """
-import json, subprocess, sys
-bad = {}
-for name in json.loads(sys.argv[1]):
-    import os
-    pid = os.fork()
-    if pid == 0:
-        try:
-            __import__(name)
-            os._exit(0)
-        except BaseException as error:
-            sys.stderr.write(f"{name}: {type(error).__name__}: {error}\\n")
-            os._exit(1)
-    if os.waitpid(pid, 0)[1] != 0:
-        bad[name] = True
+import json, sys
+names, bad = json.loads(sys.argv[1]), []
+ours = {name.split(".")[0] for name in names}
+for name in names:
+    # Ours are forgotten and third-party packages kept, so that a module costs milliseconds.
+    for loaded in [other for other in sys.modules if other.split(".")[0] in ours]:
+        del sys.modules[loaded]
+    try:
+        __import__(name)
+    except BaseException as error:
+        sys.stderr.write(f"{name}: {type(error).__name__}: {error}\\n")
+        bad.append(name)
 print(json.dumps(sorted(bad)))
 """
 
@@ -448,31 +448,40 @@ print(json.dumps(sorted(bad)))
 def test_every_module_can_be_imported_first() -> None:
     """An import that works only after another one hides a circle."""
     names = [name for name in sources() if name not in ENTRY]
-    # Third-party packages are loaded once and the process is forked, so that a module costs milliseconds.
-    heavy = "torch, cv2, numpy, yaml, PIL.Image, jinja2, tqdm, torchmetrics, torch_fidelity, sklearn.manifold"
-    code = f"import {heavy}\n" + ALONE
-    command = [sys.executable, "-c", code, json.dumps(names)]
+    command = [sys.executable, "-c", ALONE, json.dumps(names)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == [], result.stderr
 
 
-HEAVY = ("matplotlib", "visdom", "tensorboard", "torchvision", "scipy", "sklearn", "pandas")
+HEAVY = {
+    *("matplotlib", "visdom", "tensorboard", "torchvision", "scipy", "sklearn", "pandas", "torchmetrics"),
+    *("torch_fidelity", "jinja2", "sympy", "torch._dynamo", "torch.utils.tensorboard"),
+}
 
 
-@pytest.mark.parametrize("script", ENTRY)
-def test_help_loads_no_library_that_it_does_not_need(script: str) -> None:
+def test_starting_loads_no_library_before_it_is_needed(tmp_path: Path) -> None:
+    """Counted, not timed: --help of every script and a first step, in one process that has loaded nothing before."""
+    make_data(tmp_path / "data")
     code = (
-        f"import runpy, sys; sys.argv = ['{script}.py', '--help']\n"
-        f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "print('MODULES', *sorted({name.split('.')[0] for name in sys.modules}))"
+        "import json, runpy, sys\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    sys.argv = words\n"
+        "    try: runpy.run_path(words[0], run_name='__main__')\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "    print('MODULES', *sorted(sys.modules))"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    step = ["train.py", *tiny_flags(tmp_path, tmp_path / "data", "--model", "cutcam", "--max_iters", "1")]
+    starts = [*([f"{name}.py", "--help"] for name in ENTRY), step]
+    command = [sys.executable, "-c", code, json.dumps(starts)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    loaded = set(result.stdout.splitlines()[-1].split()[1:])
-    assert "torch" in loaded
-    assert loaded & set(HEAVY) == set()
+    loaded = [set(line.split()[1:]) for line in result.stdout.splitlines() if line.startswith("MODULES")]
+    assert len(loaded) == len(starts)
+    assert "torch" in loaded[0]
+    for words, modules in zip(starts, loaded, strict=True):
+        assert modules & HEAVY == set(), words[0]
+    assert {"models.cutcam_model", "util.engine.trainer"} <= loaded[-1]
 
 
 # --- what does not belong into a repository

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 import cv2
+import make_infrared
 import numpy as np
 import pytest
 import torch
@@ -33,19 +35,24 @@ SMALL = (
 )
 def test_the_page_shows_everything_and_a_second_call_goes_on(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
-    python = str(ROOT / ".venv/bin/python")
     size = ["--size", "40", "--train", "8", "--test", "3", "--classes", "car,bus,tank"]
-    make = [python, "datasets/make_infrared.py", "--out", str(data), *size]
-    subprocess.run(make, cwd=ROOT, check=True, capture_output=True)
+    assert make_infrared.main(["--out", str(data), *size]) == 0
 
-    def quickstart(steps: int) -> str:
+    def quickstart(steps: int) -> subprocess.Popen[str]:
         setting = {"OUT": str(out), "DATA": str(data), "STEPS": str(steps), "FLAGS": SMALL, "OMP_NUM_THREADS": "1"}
-        command = ["bash", "scripts/quickstart.sh"]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **setting}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return subprocess.Popen(
+            ["bash", "scripts/quickstart.sh"],
+            cwd=ROOT,
+            env={**os.environ, **setting},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
-    said = quickstart(3)
+    first = quickstart(3)
+    said, complaint = first.communicate()
+    assert first.returncode == 0, complaint
     assert str(out / "index.html") in said
     assert re.search(r"^all that took \d+ minutes$", said, re.M)
     page = (out / "index.html").read_text()
@@ -56,7 +63,11 @@ def test_the_page_shows_everything_and_a_second_call_goes_on(tmp_path: Path) -> 
     assert "<svg" in page
     assert not re.findall(r'(?:src|href)="https?://', page)
 
-    quickstart(5)  # goes on with the same run
+    again = quickstart(5)  # goes on with the same run; what follows the training has been seen
+    assert again.stdout is not None
+    assert any(line.startswith("== 3/5") for line in again.stdout)
+    os.killpg(again.pid, signal.SIGKILL)
+    again.communicate()
     steps = re.findall(r'"step": ?(\d+)', (out / "checkpoints/quickstart/log.jsonl").read_text())
     assert steps == ["1", "2", "3", "4", "5"]
 

@@ -97,8 +97,6 @@ class Server:
 
 def serve() -> None:
     """Be the fork server until the standard input ends."""
-    import torch._dynamo  # noqa: F401  # the first optimiser of a process would load it
-
     import train  # noqa: F401
     from data import DATASETS
     from models import MODELS
@@ -234,11 +232,10 @@ class Moment:
 
 def moments() -> dict[str, Moment]:
     """Every targeted moment by name."""
-    import torch
-
     from models import pseudo_labels
     from util.checkpoint import MAGIC
     from util.engine import trainer
+    from util.engine.optimizers import OPTIMIZERS
 
     def to(pattern: str) -> Callable[..., bool]:
         return lambda source, target: re.search(pattern, str(target)) is not None
@@ -270,8 +267,8 @@ def moments() -> dict[str, Moment]:
         "start: after the options": Moment(os, "replace", "after", to(r"options\.yaml$")),
         "start: before the state is loaded": Moment(trainer.Trainer, "load", "before", only="continue"),
         "start: after the state is loaded": Moment(trainer.Trainer, "load", "after", only="continue"),
-        "first step": Moment(torch.optim.Adam, "step", "after", only="start"),
-        "inside a step": Moment(torch.optim.Adam, "step", "after", most=20),
+        "first step": Moment(OPTIMIZERS["adam"], "step", "after", only="start"),
+        "inside a step": Moment(OPTIMIZERS["adam"], "step", "after", most=20),
         "end of an epoch": Moment(trainer, "end_epoch", "after", most=6),
         "k-means": Moment(pseudo_labels, "balanced_kmeans", "before", most=2, unlabelled=True),
     }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import struct
 import sys
 import zlib
@@ -16,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
 
 import train
 from data.base import BAD_IMAGES_FILE, Batch, DataError
+from tests.processes import as_ranks, meet_at, meeting_places
 from util.checkpoint import load_state
 from util.engine import trainer
 from util.engine.signals import StopRequest
@@ -182,9 +180,7 @@ def dying_at(step: int) -> Callable[..., Any]:
 
 
 def as_rank(rank: int, argv: Sequence[str], port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(port)
+    meet_at(port)
     sys.argv = ["train.py", *argv]
     assert train.main() == 0
 
@@ -195,12 +191,10 @@ def test_two_processes_say_and_count_together(
 ) -> None:
     data = images(tmp_path / "data")
     one = train_run("one", data, *RUN, *CUTCAM, *SKIP, "--batch_size", 4, "--quiet")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
     argv = [str(tmp_path / "two") if word == str(tmp_path / "one") else word for word in sys.argv[1:]]
     capfd.readouterr()
-    spawn(as_rank, ([*argv, "--batch_size", "2"], port), nprocs=2)  # type: ignore[no-untyped-call]
+    with meeting_places(1) as ports:
+        as_ranks(2, as_rank, [*argv, "--batch_size", "2"], *ports)
     two = tmp_path / "two/run"
     assert sorted(listed(two)) == sorted(listed(one))
     assert logged(two)[-1]["bad_images"] == logged(one)[-1]["bad_images"] == 2

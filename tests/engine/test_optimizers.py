@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from util.engine.build import optimizers_from
+from util.engine.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from tests.conftest import BenchMaker
@@ -70,3 +72,25 @@ def test_a_classifiers_sgd_has_momentum_and_a_translators_is_plain(bench: BenchM
     assert (classifier["momentum"], classifier["weight_decay"]) == (0.9, 0)
     assert settings(bench, "--model", "cut", "--optimizer", "sgd")["momentum"] == 0
     assert settings(bench, "--model", "cut")["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
+def test_without_its_compiler_pytorch_computes_the_same(name: str, kind: Callable[..., Optimizer]) -> None:
+    """Bit for bit, and each continues from the other's state; hooks and schedules reach both."""
+    weights = [torch.linspace(-1, 1, 24).reshape(4, 6).requires_grad_() for _ in range(2)]
+    settings = {"lr": LR, "weight_decay": DECAY} | ({"momentum": MOMENTUM} if name == "sgd" else {"betas": (B1, B2)})
+    ours, theirs = OPTIMIZERS[name]([weights[0]], **settings), kind([weights[1]], **settings)
+    stepped: list[Optimizer] = []
+    ours.register_step_post_hook(lambda optimizer, *_: stepped.append(optimizer))
+    for number in range(4):
+        for weight, optimizer in zip(weights, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            (weight * (number + 1.5)).sin().sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        assert torch.equal(*weights)
+        states = [optimizer.state_dict() for optimizer in (ours, theirs)]
+        torch.testing.assert_close(*states, rtol=0, atol=0)
+        ours.load_state_dict(states[1])
+        theirs.load_state_dict(states[0])
+    assert stepped == [ours] * 4
+    assert isinstance(ours, kind)  # type: ignore[arg-type]

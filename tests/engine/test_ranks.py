@@ -1,4 +1,4 @@
-"""Two processes equal one process with twice the batch.
+"""Two and four processes equal one process with twice and four times their batch.
 
 Stated exceptions: batch norm, --nce_includes_all_negatives_from_minibatch and --pool_size mix the images of one process
 only (--mbstd_group mixes neighbours, so that processes with whole groups agree with one), dropout draws by process, and
@@ -13,8 +13,6 @@ after three steps whatever the number of processes.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 import train
 from data.base import Batch, Dataset, Sample, collate
@@ -34,6 +31,7 @@ from models.cut_model import CutModel, CutState
 from options.parse import train_options
 from scripts.evaluating.while_training import EpochEvaluation
 from tests.models.fcam_bench import JUDGE, SMALL, classifier_run
+from tests.processes import as_ranks, meet_at, meeting_places
 from util import ranks
 from util.checkpoint import load_state
 from util.engine.signals import StopRequest
@@ -42,6 +40,9 @@ if TYPE_CHECKING:
     from tests.conftest import DataMaker
 
 WORLD = 2
+# What the number of processes could change: averaging, labels that are gathered, a step that all must skip, and
+# measuring held-out images.
+BY_FOUR = ("cut", "cutcam without labels", "a step skipped because of one rank", "classifier")
 # Two steps an epoch: 5 images in global batches of 4, the second one filled from the start.
 COMMON = ("--optimizer", "sgd", "--lr", 0.001, "--init_gain", 0.5, "--n_epochs", 1, "--n_epochs_decay", 1)
 CUTCAM = (
@@ -99,17 +100,7 @@ TERMS = {  # where they are not CUT's
     "std_cl": {"C", "CLS"},
     "fcam": {"S", "SL", "CRF", "SIZE", "ENT"},
 }
-Runs = dict[str, tuple[Path, Path]]  # one process, two processes
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+Runs = dict[str, tuple[Path, Path]]  # one process, several processes
 
 
 def use_double(patch: pytest.MonkeyPatch) -> None:
@@ -164,25 +155,25 @@ def run(argv: list[str]) -> None:
 
 
 def as_rank(rank: int, commands: list[list[str]], ports: list[int]) -> None:
-    """One process of two, as torchrun would start it."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(ports[0])
+    """One process of several."""
+    meet_at(ports[0])
     messages(rank)
     for argv, port in zip(commands, ports[1:], strict=True):
-        os.environ["MASTER_PORT"] = str(port)
+        meet_at(port)
         run(argv)
 
 
 def messages(rank: int) -> None:
     """What the ranks tell each other."""
     ranks.start(torch.device("cpu"))
-    assert (ranks.rank(), ranks.world_size(), ranks.is_first()) == (rank, WORLD, rank == 0)
+    world = ranks.world_size()
+    assert (ranks.rank(), ranks.is_first()) == (rank, rank == 0)
     assert ranks.on_any(rank == 1)
     assert not ranks.on_any(False)
     mine = torch.tensor([1.0, 10.0]) * (rank + 1)
-    assert ranks.sum_over_ranks(mine).tolist() == [3, 30]
-    assert ranks.mean_over_ranks(mine).tolist() == [1.5, 15]
+    total = world * (world + 1) / 2
+    assert ranks.sum_over_ranks(mine).tolist() == [total, 10 * total]
+    assert ranks.mean_over_ranks(mine).tolist() == [total / world, 10 * total / world]
     assert mine.tolist() == [rank + 1, 10 * (rank + 1)]
     assert ranks.from_first(mine.clone().reshape(2, 1).t()).tolist() == [[1, 10]]
 
@@ -191,10 +182,11 @@ def messages(rank: int) -> None:
     for number, parameter in enumerate(parameters[:3]):
         parameter.grad = torch.full_like(parameter, (number + 1) * 10.0**rank)
     ranks.average_gradients(parameters)
+    mean = sum(10.0**one for one in range(world)) / world
     for number, parameter in enumerate(parameters[:3]):
         assert parameter.grad is not None
         assert parameter.grad.dtype == parameter.dtype
-        assert bool((parameter.grad == (number + 1) * 5.5).all())
+        assert bool((parameter.grad == (number + 1) * mean).all())
     assert parameters[3].grad is None
 
     stop = StopRequest()
@@ -209,33 +201,44 @@ def messages(rank: int) -> None:
 
 @pytest.fixture(scope="module")
 def runs(data: DataMaker, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Every case trained by one process with batches of 4 and by two with batches of 2."""
+    """Every case trained by one process with batches of 4 and by two with batches of 2; some by four with one image."""
     from tests.conftest import tiny_flags
 
     folder, found = tmp_path_factory.mktemp("ranks"), {}
     alone: list[list[str]] = []
-    together: list[list[str]] = []
+    together: dict[int, list[list[str]]] = {WORLD: [], 2 * WORLD: []}
     for case, (flags, arguments) in CASES.items():
-        places = tuple(folder / case / processes for processes in ("one", "two"))
-        found[case] = (places[0] / "run", places[1] / "run")
-        for commands, place, size in ((alone, places[0], 4), (together, places[1], 2)):
-            commands.append(tiny_flags(place, data(**arguments), *COMMON, *flags, "--batch_size", size))
-    spawn(as_rank, (together, free_ports(1 + len(together))), nprocs=WORLD)  # type: ignore[no-untyped-call]
+
+        def add(commands: list[list[str]], processes: int, case: str = case, rest: Any = (flags, arguments)) -> Path:
+            place, size = folder / case / str(processes), 4 // processes
+            commands.append(tiny_flags(place, data(**rest[1]), *COMMON, *rest[0], "--batch_size", size))
+            return place / "run"
+
+        one = add(alone, 1)
+        found[case] = one, add(together[WORLD], WORLD)
+        if case in BY_FOUR:
+            found[f"{case}, by four"] = one, add(together[2 * WORLD], 2 * WORLD)
+    for world, commands in together.items():
+        with meeting_places(1 + len(commands)) as ports:
+            as_ranks(world, as_rank, commands, ports)
     for argv in alone:
         run(argv)
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+ALL = (*CASES, *(f"{case}, by four" for case in BY_FOUR))
+
+
+@pytest.mark.parametrize("case", ALL)
 def test_weights_agree_and_have_moved(runs: Runs, case: str, data: DataMaker) -> None:
     from tests.conftest import tiny_flags
 
     one, two = (load_state(folder / "latest_state.pt") for folder in runs[case])
     assert one["position"] == two["position"]
-    assert (one["world_size"], two["world_size"]) == (1, WORLD)
+    assert (one["world_size"], two["world_size"]) == (1, 2 * WORLD if "by four" in case else WORLD)
     assert one["loss_sum"] == pytest.approx(two["loss_sum"], rel=1e-5)
     assert bool(one["loss_sum"]) == ("mid-epoch" in case)
-    flags, arguments = CASES[case]
+    flags, arguments = CASES[case.removesuffix(", by four")]
     options = train_options(tiny_flags(runs[case][0], data(**arguments), *COMMON, *flags))
     start = MODELS.get(options.experiment.model).from_options(options).nets
     for name, weights in one["nets"].items():
@@ -249,14 +252,14 @@ def test_weights_agree_and_have_moved(runs: Runs, case: str, data: DataMaker) ->
     assert one["model"].get("pseudo", {}).get("rounds") == two["model"].get("pseudo", {}).get("rounds")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_losses_agree(runs: Runs, case: str) -> None:
     one, two = (losses_in(folder) for folder in runs[case])
     expected = [1, 4] if "skipped" in case else [1, 2, 3] if "mid-epoch" in case else [1, 2, 3, 4]
     assert [line["step"] for line in one] == [line["step"] for line in two] == expected
     assert [line["total_iters"] for line in two] == [4 * step for step in expected]
     names = [n for n in one[0] if n[0].isupper() and n not in ("CAM_cross_corr", "CAM_corr_gain")]
-    assert TERMS.get(case.split()[0], {"D_fake", "D_real", "G_GAN", "NCE", "D", "G"}) <= set(names)
+    assert TERMS.get(case.split()[0].rstrip(","), {"D_fake", "D_real", "G_GAN", "NCE", "D", "G"}) <= set(names)
     assert ("CAM" in names) == ("CAM_weight" in names) == case.startswith("cutcam")
     for a, b in zip(one, two, strict=True):
         assert {n: b[n] for n in names} == pytest.approx({n: a[n] for n in names}, rel=1e-5, abs=1e-6)
@@ -277,7 +280,7 @@ def test_one_rank_evaluates_and_the_others_wait(runs: Runs) -> None:
         assert (folder / "1_net_G.pth").is_file()  # exported for it, though --save_epoch_freq is 5
 
 
-@pytest.mark.parametrize("case", ["classifier", "std_cl"])
+@pytest.mark.parametrize("case", ["classifier", "classifier, by four", "std_cl"])
 def test_held_out_images_are_measured_once_by_all(runs: Runs, case: str) -> None:
     one, two = ([line for line in lines_in(folder) if "val_acc" in line] for folder in runs[case])
     assert len(one) == len(two) == 2

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data.sampler import GlobalBatchSampler
 from util import ranks
 from util.engine.inference import together
+from util.engine.optimizers import OPTIMIZERS
 from util.engine.run_state import Position
 from util.engine.schedule import Plateau, make_scheduler
 from util.engine.signals import left_to_the_main_process
@@ -189,13 +190,10 @@ def trainer_from(
 def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
     """One optimiser for each network that has parameters."""
     opt = run.optim
-    betas = (opt.beta1, opt.beta2)
-    kinds: dict[str, Any] = {
-        "adam": partial(Adam, betas=betas),
-        "adamw": partial(AdamW, betas=betas),
-        "sgd": partial(SGD, momentum=opt.momentum, nesterov=opt.nesterov),
-    }
-    make = partial(kinds[opt.optimizer], lr=opt.lr, weight_decay=opt.weight_decay)
+    own: dict[str, Any] = {"betas": (opt.beta1, opt.beta2)}
+    if opt.optimizer == "sgd":
+        own = {"momentum": opt.momentum, "nesterov": opt.nesterov}
+    make = partial(OPTIMIZERS[opt.optimizer], lr=opt.lr, weight_decay=opt.weight_decay, **own)
     trained = {
         name: [{"params": found, "lr": opt.lr * factor} for found, factor in model.parameter_groups(name) if found]
         for name in model.nets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -82,5 +83,11 @@ def _check_outline(path: Path, state: Mapping[str, Any]) -> None:
 def describe_run(folder: Path, options_yaml: str, options_file: str) -> None:
     """Write the run's options and the versions of every installed package beside its checkpoints."""
     write_atomic(folder / options_file, options_yaml.encode())
-    versions = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
-    write_atomic(folder / ENVIRONMENT_FILE, ("\n".join(versions) + "\n").encode())
+    write_atomic(folder / ENVIRONMENT_FILE, _installed().encode())
+
+
+@cache
+def _installed() -> str:
+    """`name==version` of every installed package, a line each."""
+    versions = {f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]}
+    return "".join(f"{line}\n" for line in sorted(versions))

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -29,6 +28,8 @@ PICTURE_FILE = re.compile(r"epoch(\d{3,})_step(\d{6,})_(.+)\.png")
 
 def render(template: str, **fields: Any) -> bytes:
     """Fill a template of `util/visual/templates`; every value is escaped unless it is `Markup`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.2 s, which --help need not wait for
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
