@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import yaml
 
 from tests.commands import _test_script
 from tests.conftest import TINY
@@ -27,11 +26,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data
 # Stands before a block whose commands a test runs in miniature, one after the other.
 RUN = "<!-- run in tests -->\n"
 # Programs that are not ours: their words are not looked into.
-OTHERS = set(
-    "pip . source cd cp mv mkdir ls export scp rsync tar unzip visdom tensorboard jupyter sbatch srun podman docker df "
-    "nvidia-smi git uv cat head tail echo npm apt-get".split()
-)
-MODULES = {"pip", "venv", "pytest", "visdom.server", "tensorboard.main", "tests.options.test_flags", "torch.distributed.run"}
+OTHERS = {
+    *("pip", ".", "source", "cd", "cp", "mv", "mkdir", "ls", "export", "scp", "rsync"),
+    *("tar", "unzip", "visdom", "tensorboard", "jupyter", "sbatch", "srun", "podman", "docker", "df", "nvidia-smi"),
+    *("git", "uv", "cat", "head", "tail", "echo", "npm", "apt-get"),
+}
+MODULES = {
+    *("pip", "venv", "pytest", "visdom.server", "tensorboard.main", "torch.distributed.run"),
+    "tests.options.test_flags",
+}
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,6 @@ def has_dry_run(command: Command) -> bool:
 def read(command: Command, home: Path) -> str:
     """Let the script read its arguments, and go no further; returns what it printed.
 
-    A training leaves its options in `home`, where commands that use the run find them.
-
     Raises:
         AssertionError: the script does not take these arguments.
     """
@@ -156,19 +157,21 @@ def read(command: Command, home: Path) -> str:
             raise AssertionError(f"{command.page}: {command.text}: {error}") from error
     assert status == 0, f"{command.page}: {command.text}: {err}"
     assert dry, f"{command.page}: {command.text}: began its work without a look at its arguments"
-    if command.file == "train.py":
-        values = yaml.safe_load(out)
-        file = home / values["checkpoints_dir"] / values["name"] / "options.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(out, "utf-8")
     if command.output:
         (home / command.output).write_text(out, "utf-8")
     return out
 
 
+def keep(options: str, home: Path) -> None:
+    """Put what a training printed by --dry_run where commands that use the run find it."""
+    place, name = (re.findall(rf"^{key}: (\S+)$", options, re.M)[0] for key in ("checkpoints_dir", "name"))
+    (home / place / name).mkdir(parents=True, exist_ok=True)
+    (home / place / name / "options.yaml").write_text(options, "utf-8")
+
+
 def check_other(command: Command) -> None:
     """A command that starts no script of ours in Python: a shell script, a module, or somebody else's program."""
-    first, rest = Path(command.words[0]).name, command.words[1:]
+    first, rest = Path(command.words[0]).name or ".", command.words[1:]
     where = f"{command.page}: {command.text}"
     if first in ("bash", "sh"):
         subprocess.run(["bash", "-n", str(ROOT / rest[0])], check=True)
