@@ -238,6 +238,16 @@ def test_options_that_pages_name_exist() -> None:
 OTHERS_FLAGS = {"nproc_per_node", "dev", "nnodes"}
 
 
+def test_tests_that_pages_name_exist() -> None:
+    named = {
+        name for page in PAGES for name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text("utf-8"))
+    }
+    assert len(named) > 40
+    for file, function in named:
+        text = (ROOT / file).read_text("utf-8")
+        assert not function or f"\ndef {function}(" in text, f"{file} has no {function}"
+
+
 # --- what to install
 
 
