@@ -10,13 +10,15 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+import train
 from tests.commands import _test_script
 from tests.conftest import TINY
 from util.errors import UserError, exit_code
@@ -111,25 +113,19 @@ def module_of(file: str) -> ModuleType:
     return importlib.import_module(file.removesuffix(".py").replace("/", "."))
 
 
-def call(file: str, words: list[str], home: Path, patch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+def call(
+    module: ModuleType, file: str, words: list[str], home: Path, patch: pytest.MonkeyPatch
+) -> tuple[int, str, str]:
     """Exit status, output and complaints of a script that runs in this process, in the folder `home`."""
     out, err = io.StringIO(), io.StringIO()
     patch.setattr(sys, "argv", [file, *words])
     patch.chdir(home)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = exit_code(module_of(file).main)
+            status = exit_code(module.main)
         except SystemExit as end:
             status = int(end.code or 0)
     return status, out.getvalue(), err.getvalue()
-
-
-def has_dry_run(command: Command) -> bool:
-    """Whether the script takes the options of a run, and with them --dry_run."""
-    if command.file in ("train.py", "scripts/main_wsol.py"):
-        return True
-    whole = re.search(r"inference_options\(\(.*prog=", (ROOT / command.file).read_text("utf-8"))
-    return whole is not None and command.value("maps") is None
 
 
 def read(command: Command, home: Path) -> str:
@@ -143,20 +139,32 @@ def read(command: Command, home: Path) -> str:
         parse(self, words)
         raise Parsed
 
-    parse, words, dry = argparse.ArgumentParser.parse_args, list(command.arguments), has_dry_run(command)
+    parse, looked = argparse.ArgumentParser.parse_args, []
+
+    def dry(options: Callable[..., Any]) -> Callable[..., Any]:
+        """The reader of a run's options, which prints them and goes no further."""
+
+        def stopping(*given: Any, argv: Sequence[str] | None = None, **named: Any) -> Any:
+            looked.append(options)
+            return options(*given, argv=[*(sys.argv[1:] if argv is None else argv), "--dry_run"], **named)
+
+        return stopping
+
     with pytest.MonkeyPatch.context() as patch:
-        if dry:
-            words += [] if "--dry_run" in words else ["--dry_run"]
-        else:
-            patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        module = module_of(command.file)
+        for place in (module, train):
+            for name in ("inference_options", "train_options"):
+                if hasattr(place, name):
+                    patch.setattr(place, name, dry(getattr(place, name)))
         try:
-            status, out, err = call(command.file, words, home, patch)
+            status, out, err = call(module, command.file, command.arguments, home, patch)
         except Parsed:
             return ""
         except UserError as error:
             raise AssertionError(f"{command.page}: {command.text}: {error}") from error
     assert status == 0, f"{command.page}: {command.text}: {err}"
-    assert dry, f"{command.page}: {command.text}: began its work without a look at its arguments"
+    assert looked or "--help" in command.words, f"{command.page}: {command.text}: began without a look at its arguments"
     if command.output:
         (home / command.output).write_text(out, "utf-8")
     return out
@@ -207,6 +215,6 @@ def run_small(command: Command, home: Path) -> str:
         if "--continue_train" in words:
             words += ["--max_iters", "3", "--n_epochs", "3"]
     with pytest.MonkeyPatch.context() as patch:
-        status, out, err = call(command.file, words, home, patch)
+        status, out, err = call(module_of(command.file), command.file, words, home, patch)
     assert status == 0, f"{command.page}: {command.text}: {err}"
     return out
