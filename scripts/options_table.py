@@ -1,6 +1,6 @@
-"""The tables of options in README.md, made from the options themselves.
+"""The tables of options in docs/options.md, made from the options themselves.
 
-python scripts/options_table.py --write    renew the tables between the markers in README.md
+python scripts/options_table.py --write    renew the tables between the markers in docs/options.md
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from util.errors import UserError, exit_code
 from util.files import write_atomic
 
 BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
+PAGE = "docs/options.md"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write them into README.md instead of printing them")
+    parser.add_argument("--write", action="store_true", help=f"write them into {PAGE} instead of printing them")
     if not parser.parse_args().write:
         print(tables())
         return 0
-    readme = ROOT / "README.md"
-    write_atomic(readme, renewed(readme.read_text(encoding="utf-8")).encode())
+    page = ROOT / PAGE
+    write_atomic(page, renewed(page.read_text(encoding="utf-8")).encode())
     return 0
 
 
@@ -41,7 +42,7 @@ def renewed(text: str) -> str:
         UserError: a marker is missing.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UserError(f"README.md: needs the lines {BEGIN} and {END} once each")
+        raise UserError(f"{PAGE}: needs the lines {BEGIN} and {END} once each")
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END)[1]}"
 

@@ -1,13 +1,9 @@
-"""README says what is true: its tables, its commands, the files it names."""
+"""README says what is true: the values its commands give, the files it names, the tests its claims name."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ import yaml
 
 from options.parse import train_options
 from options.schema import show
-from scripts.options_table import BEGIN, renewed
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,18 +23,11 @@ def commands(first: str) -> list[str]:
     return [line for line in lines if line.startswith(first)]
 
 
-def test_the_tables_of_options_are_the_options() -> None:
-    assert renewed(README) == README, "run: python scripts/options_table.py --write"
-    assert README.count("| `--lambda_CAM` | `25.0` |") == 1
+def test_it_stays_a_front_page() -> None:
+    assert len(README.splitlines()) <= 350, "what is longer belongs into docs/"
 
 
-def test_an_edited_table_is_noticed() -> None:
-    edited = README.replace("| `--lambda_CAM` | `25.0` |", "| `--lambda_CAM` | `24.0` |")
-    assert renewed(edited) == README
-    assert edited.split(BEGIN)[0] == README.split(BEGIN)[0]
-
-
-def test_training_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_commands_give_the_values_that_are_written(capsys: pytest.CaptureFixture[str]) -> None:
     trainings = commands("python train.py")
     assert trainings
     for line in trainings:
@@ -53,20 +41,14 @@ def test_training_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
             assert show(read) in (value, f"{value},{value}") or float(value) == read, f"{flag} in {line}"
 
 
-@pytest.mark.parametrize("line", commands("bash "))
-def test_scripts_it_names_are_valid_shell(line: str) -> None:
-    script = ROOT / shlex.split(line, comments=True)[1]
-    subprocess.run(["bash", "-n", str(script)], check=True)
-
-
 def test_files_it_names_exist() -> None:
+    """In backticks; links are tried in test_docs.py."""
     named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]+|\w+\.py|[\w-]+\.(?:txt|toml))`", README))
-    named |= {link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link}
     made_by_runs = re.compile(
         r"^\./|my_\w+|checkpoints/|NAME|options\.yaml|test_latest|bad_images|cams\.csv|labels\.csv"
     )
     missing = sorted(name for name in named if not made_by_runs.search(name) and not (ROOT / name).exists())
-    assert len(named) > 10
+    assert len(named) >= 10
     assert not missing
 
 
@@ -108,24 +90,3 @@ def test_every_claim_names_tests_that_exist(heading: str) -> None:
         for file, function in tests:
             text = (ROOT / file).read_text(encoding="utf-8")
             assert f"\ndef {function}(" in text, f"{file} has no {function}"
-
-
-def test_the_arguments_of_scripts_parse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scripts with arguments of their own; those of runs have options, which are parsed above."""
-    lines = [*commands("python scripts/user_study.py"), *commands("python scripts/compare.py")]
-    assert len(lines) >= 3
-    parse = argparse.ArgumentParser.parse_args
-
-    class Parsed(Exception):
-        pass
-
-    def parse_only(self: argparse.ArgumentParser, words: list[str] | None = None, *rest: object) -> None:
-        parse(self, words)
-        raise Parsed
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-    for line in lines:
-        _, file, *words = shlex.split(line, comments=True)
-        monkeypatch.setattr(sys, "argv", [file, *words])
-        with pytest.raises(Parsed):
-            importlib.import_module(file.removesuffix(".py").replace("/", ".")).main()
