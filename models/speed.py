@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import shutil
 import sys
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def speed_up(model: Model[Any], wanted: Speed) -> list[str]:
         _forget(model)
     if wanted.channels_last or wanted.fast:
         for net in model.nets.values():
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net.to(memory_format=torch.channels_last)
     if wanted.fast:
         chosen = ["channels_last", "one fused step of the optimisers"]
         if model.device.type == "cpu" and keep_memory():
@@ -113,9 +114,5 @@ def missing_compiler(device: torch.device) -> str:
         found = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
         return "" if found else "it needs a C++ compiler, and there is none on the path (for example g++)"
     if device.type == "cuda":
-        try:
-            import triton  # noqa: F401
-        except ImportError:
-            return "it needs the package triton on a GPU"
-        return ""
+        return "" if importlib.util.find_spec("triton") else "it needs the package triton on a GPU"
     return f"it does not know the device {device.type}"

@@ -81,10 +81,10 @@ def test_sixteen_bits_round_once_each_way(name: str, autocast: bool, layout: tor
     slope = torch.randn_like(plain(x.float())).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         out = ours(x)
-    out.backward(slope)
+    out.backward(slope)  # type: ignore[no-untyped-call]
     exact = x.detach().double().requires_grad_(True)
     wanted = plain(exact)
-    wanted.backward(slope.double())
+    wanted.backward(slope.double())  # type: ignore[no-untyped-call]
     assert out.dtype == torch.bfloat16
     assert x.grad is not None
     assert exact.grad is not None

@@ -79,7 +79,7 @@ class LateCheck:
         on_gpu = self._bad.is_cuda
         flag = torch.zeros((), pin_memory=on_gpu)
         flag.copy_(self._bad, non_blocking=True)
-        arrived = torch.cuda.Event() if on_gpu else None
+        arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
         if arrived is not None:
             arrived.record()
         self._pending.append(Verdict(flag, arrived, batch, epoch, step, terms))
