@@ -9,6 +9,7 @@ from data import DATASETS
 from data.base import Dataset, histogram
 from data.domain import save_formats
 from models import MODELS, load_pretrained
+from models.speed import Speed, speed_up
 from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
 from scripts.evaluating.while_training import evaluation_of
@@ -29,6 +30,7 @@ def main() -> int:
     seed_everything(run.experiment.seed)
     state = state_to_continue(run.folder, run.experiment.continue_train)
     model = MODELS.get(run.experiment.model).from_options(run).to(device)
+    model.messages += speed_up(model, Speed.from_options(run.runtime))
     # Inside an epoch the order of samples counts the files it began with.
     kept = state.get("files") if state and state["position"]["step_in_epoch"] else None
     dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple, kept)

@@ -18,6 +18,7 @@ from models.losses.gan import gan_loss, gradient_penalty, r1_penalty
 from models.losses.nce_weighting import Weighting
 from models.losses.patch_nce import patch_nce
 from models.networks import Generator, PatchSampleF, draw_patch_ids
+from models.networks.discriminators import judge_both
 from models.networks.tiling import TiledGenerator
 from models.queries import sharpest_ids
 from models.terms import TERMS, ExtraTerm
@@ -205,15 +206,16 @@ class CutModel(Model[CutState]):
             seen, query = _flipped(seen), _flipped(query)
             with torch.no_grad():  # keys must come from the images as they are, and carry no gradient
                 key = self.generator.encode(images, layers)
+        (seen_A, _), (key_A, key_B), (query_A, query_B) = (_halves(f, count) for f in (seen, key, query))
         return CutState(
             batch=batch,
             info=info,
             generated=made,
-            seen_A=[f[:count] for f in seen],
-            key_A=[f[:count] for f in key],
-            query_A=[f[:count] for f in query],
-            key_B=[f[count:] for f in key],
-            query_B=[f[count:] for f in query],
+            seen_A=seen_A,
+            key_A=key_A,
+            query_A=query_A,
+            key_B=key_B,
+            query_B=query_B,
             mirrored=mirrored,
         )
 
@@ -246,9 +248,10 @@ class CutModel(Model[CutState]):
         critic, weights = self.nets["D"], self.gan_weights(state)
         fake = self.shown(state.fake_B.detach(), state, "fake")
         real = self.shown(state.batch.target, state, "real")
+        of_fake, of_real = judge_both(critic, fake, real)
         terms = {
-            "D_fake": 0.5 * gan_loss(critic(fake), False, self.gan_mode, weights=weights.d_fake),
-            "D_real": 0.5 * gan_loss(critic(real), True, self.gan_mode, weights=weights.d_real),
+            "D_fake": 0.5 * gan_loss(of_fake, False, self.gan_mode, weights=weights.d_fake),
+            "D_real": 0.5 * gan_loss(of_real, True, self.gan_mode, weights=weights.d_real),
         }
         if self.gan_mode == "wgangp" and self.lambda_GP > 0:
             draws = [torch.rand((), generator=self._keyed(state, int(index))) for index in state.batch.index]
@@ -333,6 +336,15 @@ def check_channels(run: RunOptions, reader: str) -> None:
             f"--input_nc {nets.input_nc} and --output_nc {nets.output_nc}: {reader} encodes images and their "
             "translations with one encoder, so both must be equal; files are converted to either"
         )
+
+
+def _halves(features: Sequence[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Features of the first `count` images, and of those after them.
+
+    By split, whose backward pass joins two gradients; that of two slices fills two tensors of zeros and adds them.
+    """
+    parts = [torch.split(f, count) if len(f) > count else (f, f[count:]) for f in features]
+    return [part[0] for part in parts], [part[1] for part in parts]
 
 
 def _flipped(features: Sequence[Tensor]) -> list[Tensor]:

@@ -134,8 +134,12 @@ def test_operations_stay_within_the_limit(costs: dict[str, Costs], name: str) ->
 
 
 def test_reuse_saves_forward_passes_only(costs: dict[str, Costs]) -> None:
-    """Keys are never trained: CUT's backward convolutions are the published ones, its forward ones fewer."""
-    assert costs["cut"].plain.backward_flops == costs["published"].plain.backward_flops
+    """Keys are never trained: CUT's backward convolutions are the published ones, its forward ones fewer.
+
+    But for those of the blurs, whose own backward pass is counted as forward: 2 % of all at this width.
+    """
+    backward = costs["cut"].plain.backward_flops / costs["published"].plain.backward_flops
+    assert 0.97 < backward <= 1
     assert costs["cut"].plain.forward_flops < 0.8 * costs["published"].plain.forward_flops
 
 
@@ -175,19 +179,52 @@ def test_the_gradient_cap_is_measured_once_a_cycle(costs: dict[str, Costs]) -> N
     assert cutcam.flops == pytest.approx(average)
 
 
+# --- variants
+
+
+def test_forgetful_blocks_take_forty_percent_off_what_a_generator_keeps() -> None:
+    """Of one pass through all of G: the rest are the layers of full size before and after the blocks."""
+    kept = {}
+    for name in ("cut", "checkpoint_blocks"):
+        subject = Subject(name, SMALL)
+        net = subject.model.generator
+        with SavedTensors([*net.parameters(), *net.buffers()]) as saved:
+            out = net(subject.batch.A)
+            kept[name] = saved.bytes
+            del out
+    assert kept["checkpoint_blocks"] < 0.61 * kept["cut"]
+
+
+def test_forgetful_blocks_compute_their_forward_pass_once_more(costs: dict[str, Costs]) -> None:
+    again = count(Subject("checkpoint_blocks", SMALL)).plain
+    plain = costs["cut"].plain
+    assert again.saved_peak < plain.saved_peak
+    assert again.backward_flops == plain.backward_flops
+    assert plain.forward_flops < again.forward_flops < 1.7 * plain.forward_flops
+    assert again.other_flops == plain.other_flops
+
+
+@pytest.mark.parametrize("name", ["cut", "cutcam", "bf16"])
+def test_peaks_are_within_what_was_reached(costs: dict[str, Costs], name: str) -> None:
+    made = costs[name].plain if name in costs else count(Subject(name, SMALL)).plain
+    assert made.saved_peak <= (0.72 if name == "bf16" else 0.80) * costs["published"].plain.saved_peak
+
+
 # --- the command
 
 
 def test_the_command_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "step.json"
     flags = ["--size", "32", "--ngf", "2", "--models", "cut,cutcam", "--iterations", "1", "--warm_up", "0"]
-    assert main(["step", *flags, "--json", str(target)]) == 0
+    trace = tmp_path / "trace" / "step.json"
+    more = ["--variants", "fast_bf16", "--profile", str(trace)]
+    assert main(["step", *flags, *more, "--json", str(target)]) == 0
     result = json.loads(target.read_text())
     assert result.keys() == {"benchmark", "settings", "limits", "versions", "machine", "models"}
     assert result["settings"]["size"] == 32
     assert result["versions"]["torch"] == torch.__version__
     assert result["machine"].keys() == {"system", "architecture", "cpu", "threads"}
-    assert list(result["models"]) == ["published", "cut", "cutcam"]
+    assert list(result["models"]) == ["published", "cut", "cutcam", "fast_bf16"]
     for entry in result["models"].values():
         plain = entry["plain_step"]
         assert plain["flops"] == plain["forward_flops"] + plain["backward_flops"] + plain["other_flops"]
@@ -198,6 +235,10 @@ def test_the_command_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert result["models"]["cutcam"]["now_and_then"]["monitors_flops_ratio"] > 0
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in result["models"])
+    assert "variants of cut: fast_bf16 (--fast --amp bf16)" in printed
+    named = printed.split("the largest of a step of `fast_bf16`")[1].splitlines()[1:6]
+    assert all("%" in line and "calls" in line for line in named)
+    assert json.loads(trace.read_text())["traceEvents"]
 
 
 def test_counting_alone_times_nothing(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("data.wsol_splits", 2),
     ("data.wsol_truth", 2),
     ("models.localisation", 2),
+    ("models.speed", 3),
     ("data.pairing", 2),
     ("data.imagenette", 2),
     ("models.published_classifier", 2),

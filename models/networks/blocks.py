@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.networks.fast_parts import InstanceNorm, filtered, spread
 
 NORMS = ("instance", "batch", "none")
 
@@ -23,7 +26,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
         ValueError: unknown name.
     """
     if norm == "instance":
-        return nn.InstanceNorm2d(channels, eps=1e-5, affine=False, track_running_stats=False)
+        return InstanceNorm(channels)
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "none":
@@ -63,7 +66,7 @@ class BlurDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(padded, self.filt, stride=2, groups=self.channels)
+        return filtered(padded, self.filt)
 
 
 class BlurUpsample(nn.Module):
@@ -82,7 +85,7 @@ class BlurUpsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         # CUT pads the transposed convolution by 2 and cuts one more row and column on every side: padding 3.
-        return F.conv_transpose2d(padded, self.filt, stride=2, padding=3, groups=self.channels)
+        return spread(padded, self.filt, padding=3)
 
 
 class ResnetBlock(nn.Module):
@@ -90,7 +93,12 @@ class ResnetBlock(nn.Module):
 
     (N, C, H, W) -> the same shape. With instance norm the residual has zero mean per image and channel, hence
     a block does not change the spatial mean of its input: see `class_head`.
+
+    Attributes:
+        forgetful: keep nothing but x for the backward pass, which computes the rest again, with the same dropout.
     """
+
+    forgetful: bool = False
 
     def __init__(self, channels: int, norm: str = "instance", dropout: bool = False) -> None:
         super().__init__()
@@ -107,5 +115,11 @@ class ResnetBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.forgetful and torch.is_grad_enabled():
+            kept: Tensor = checkpoint(self._computed, x, use_reentrant=False)
+            return kept
+        return self._computed(x)
+
+    def _computed(self, x: Tensor) -> Tensor:
         residual: Tensor = self.conv_block(x)
         return x + residual

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from models.networks.blocks import BlurDownsample, has_bias, norm_layer
 
@@ -94,6 +95,19 @@ class PixelDiscriminator(nn.Module):
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """The image's own size."""
         return height, width
+
+
+def judge_both(critic: nn.Module, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """What it says of translations and of real images, (N, C, H, W) each; from one pass where that is the same.
+
+    It is not where images see each other (batch norm, minibatch standard deviation), where a pass changes the network
+    (spectral norm) or where their sizes differ.
+    """
+    alone = not isinstance(critic, PatchDiscriminator | PixelDiscriminator) or fake.shape[1:] != real.shape[1:]
+    if alone or any(isinstance(m, nn.BatchNorm2d) or is_parametrized(m) for m in critic.modules()):
+        return critic(fake), critic(real)
+    of_fake, of_real = torch.split(critic(torch.cat([fake, real])), [len(fake), len(real)])
+    return of_fake, of_real
 
 
 def with_spectral_norm(net: nn.Module, draws: torch.Generator | None = None) -> None:

@@ -1,7 +1,7 @@
 """The published order of passes, written out with the project's networks and losses.
 
-The yardstick of the benchmark: every feature is computed where it is used, as often as it is used. Float32, no
-flip equivariance, nce_idt on.
+The yardstick of the benchmark: every feature is computed where it is used, as often as it is used, by PyTorch's
+own layers. Float32, no flip equivariance, nce_idt on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data.base import Batch
@@ -23,8 +23,36 @@ from models.losses.gan import gan_loss
 from models.losses.identity import identity_loss
 from models.losses.patch_nce import patch_nce
 from models.networks import draw_patch_ids
+from models.networks.blocks import BlurDownsample, BlurUpsample
+from models.networks.fast_parts import InstanceNorm
 from util.engine.step import only_trains
 from util.seeding import StepInfo
+
+
+class _PlainBlur(nn.Module):
+    """An anti-aliasing filter as a depthwise convolution of PyTorch, which keeps its input for backward."""
+
+    def __init__(self, part: BlurDownsample | BlurUpsample) -> None:
+        super().__init__()
+        self.up = isinstance(part, BlurUpsample)
+        self.register_buffer("filt", part.filt)
+
+    def forward(self, x: Tensor) -> Tensor:
+        filt = self.get_buffer("filt")
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate" if self.up else "reflect")
+        if self.up:
+            return F.conv_transpose2d(padded, filt, stride=2, padding=3, groups=len(filt))
+        return F.conv2d(padded, filt, stride=2, groups=len(filt))
+
+
+def with_plain_parts(net: nn.Module) -> None:
+    """Put PyTorch's own layers in place of the project's faster ones."""
+    for parent in list(net.modules()):
+        for name, part in parent.named_children():
+            if isinstance(part, InstanceNorm):
+                setattr(parent, name, nn.InstanceNorm2d(part.num_features))
+            elif isinstance(part, BlurDownsample | BlurUpsample):
+                setattr(parent, name, _PlainBlur(part))
 
 
 class PublishedCut:
@@ -37,6 +65,8 @@ class PublishedCut:
 
     def __init__(self, model: CutModel, optimizers: Mapping[str, Optimizer]) -> None:
         self.model, self.nets, self.optimizers = model, model.nets, optimizers
+        for net in self.nets.values():
+            with_plain_parts(net)
         self.generator, self.sampler, self.critic = model.generator, model.sampler, model.nets["D"]
 
     def step(self, batch: Batch, info: StepInfo) -> None:

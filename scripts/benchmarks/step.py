@@ -23,6 +23,7 @@ from data.base import Batch
 from models import MODELS
 from models.cut_model import CutModel, CutState
 from models.cutcam_model import CutCamModel
+from models.speed import Speed, speed_up
 from options.parse import train_options
 from scripts.benchmarks.counting import Cost, cost_of
 from scripts.benchmarks.machine import machine, versions
@@ -43,6 +44,14 @@ SUBJECTS = {  # name -> model whose networks it has, extra flags
     "published_cutcam": ("cutcam", CUTCAM_FLAGS),
     "cut": ("cut", ()),
     "cutcam": ("cutcam", CUTCAM_FLAGS),
+}
+VARIANTS = {  # CUT with what makes a step faster or smaller
+    "fast": ("--fast",),
+    "bf16": ("--amp", "bf16"),
+    "fast_bf16": ("--fast", "--amp", "bf16"),
+    "channels_last": ("--channels_last",),
+    "compile": ("--compile",),
+    "checkpoint_blocks": ("--checkpoint_blocks",),
 }
 CAP_EVERY = 50  # steps between measurements of CUTCAM's gradient cap
 
@@ -78,20 +87,23 @@ class Subject:
     """Networks with one way of training them for a step.
 
     Args:
-        name: one of SUBJECTS.
+        name: one of SUBJECTS or VARIANTS.
 
     Attributes:
         step: trains once on the benchmark's batch, as step number n of a run.
     """
 
     def __init__(self, name: str, sizes: Sizes) -> None:
-        if name not in SUBJECTS:
-            raise UserError(f"--models {name}: choose from {', '.join(SUBJECTS)}")
-        kind, extra = SUBJECTS[name]
+        known = SUBJECTS | {variant: ("cut", flags) for variant, flags in VARIANTS.items()}
+        if name not in known:
+            raise UserError(f"--models {name}: choose from {', '.join(known)}")
+        kind, extra = known[name]
         run = train_options(["--model", kind, "--dataroot", "none", *sizes.flags(), *extra])
         self.name, self.sizes, self.batch = name, sizes, sizes.draw_batch()
         self.model: CutModel = MODELS.get(kind).from_options(run)  # type: ignore[assignment]
         self.model.train()
+        self.said = speed_up(self.model, Speed.from_options(run.runtime))
+        self.precision = Precision(run.optim.amp, self.model.device)
         self.optimizers = optimizers_from(run, self.model)
         self.published: PublishedCut | None = None
         if name.startswith(YARDSTICK):
@@ -110,9 +122,8 @@ class Subject:
 
     def train_step(self, number: int, watch_gradients: bool = False) -> StepResult:
         """The engine's step (not of a published order)."""
-        precision = Precision("off", self.model.device)
         info = self.sizes.info(number)
-        return train_step(self.model, self.batch, info, self.optimizers, precision, watch_gradients)
+        return train_step(self.model, self.batch, info, self.optimizers, self.precision, watch_gradients)
 
     def cost(self, call: Callable[[], object]) -> Cost:
         return cost_of(call, self.nets.values(), self.model.generator)
@@ -191,12 +202,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", default="cut,cutcam", help=f"some of {', '.join(SUBJECTS)}")
     parser.add_argument("--iterations", type=int, default=20, help="timed rounds; 0: count only")
     parser.add_argument("--warm_up", type=int, default=3, help="rounds before them")
+    parser.add_argument(
+        "--variants", nargs="?", const=",".join(VARIANTS), default="", help=f"cut with these too: {', '.join(VARIANTS)}"
+    )
+    parser.add_argument("--profile", type=Path, help="write a trace of one step of the last model or variant here")
     parser.add_argument("--json", type=Path, help="write the results here as well")
 
 
 def run(wanted: argparse.Namespace) -> int:
     sizes = Sizes(wanted.size, wanted.ngf, wanted.batch, wanted.netG)
-    names = list(dict.fromkeys([YARDSTICK, *wanted.models.split(",")]))
+    names = list(dict.fromkeys([YARDSTICK, *wanted.models.split(","), *filter(None, wanted.variants.split(","))]))
     costs: dict[str, Costs] = {}
     for name in names:
         costs[name] = count(Subject(name, sizes))
@@ -205,10 +220,26 @@ def run(wanted: argparse.Namespace) -> int:
         times = time_ratios([Subject(name, sizes) for name in names], wanted.iterations, wanted.warm_up)
     result = report(sizes, costs, times, wanted.iterations)
     print("\n".join(table(result)))
+    if wanted.profile:
+        print("\n".join(profile(Subject(names[-1], sizes), wanted.profile)))
     if wanted.json:
         wanted.json.parent.mkdir(parents=True, exist_ok=True)
         wanted.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
+
+
+def profile(subject: Subject, target: Path) -> Iterable[str]:
+    """Write a trace of one step, for chrome://tracing or ui.perfetto.dev; its five largest costs, in words."""
+    subject.step(1)
+    with torch.profiler.profile() as seen:
+        subject.step(2)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    seen.export_chrome_trace(str(target))
+    costs = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in costs)
+    yield f"the largest of a step of `{subject.name}` (trace: {target}):"
+    for event in costs[:5]:
+        yield f"  {event.self_cpu_time_total / whole:6.1%}  {event.key}, {event.count} calls"
 
 
 def report(sizes: Sizes, costs: dict[str, Costs], times: dict[str, float], iterations: int) -> dict[str, Any]:
@@ -260,7 +291,7 @@ def table(result: dict[str, Any]) -> Iterable[str]:
     settings, made = result["settings"], result["machine"]
     yield (
         f"one training step, {settings['size']} px, batch {settings['batch']}, {settings['netG']}, "
-        f"ngf {settings['ngf']}, float32; ratios to `{YARDSTICK}`"
+        f"ngf {settings['ngf']}, float32 unless named; ratios to `{YARDSTICK}`"
     )
     yield f"torch {result['versions']['torch']}, {made['cpu']}, {made['threads']} thread(s)"
     yield ""
@@ -285,6 +316,9 @@ def table(result: dict[str, Any]) -> Iterable[str]:
     yield "passes: images through all of G + through its encoder alone. Forward, backward: of convolutions."
     yield "saved: held for backward when the backward pass of G begins; peak: the most held at any moment of the step."
     limits = result["limits"]
+    if seen := [name for name in result["models"] if name in VARIANTS]:
+        yield "variants of cut: " + ", ".join(f"{name} ({' '.join(VARIANTS[name])})" for name in seen)
+        yield "Memory that --fast keeps is kept for all rows. What is computed twice is not counted as saved."
     yield f"limits of cut and cutcam: GFLOP {limits['flops_ratio']:.2f}, peak {limits['saved_peak_ratio']:.2f}"
     for name, entry in result["models"].items():
         if rare := entry.get("now_and_then"):

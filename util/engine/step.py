@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from util import ranks, seeding
 from util.engine.faults import check_finite, check_gradients
+from util.engine.late import LateCheck
 
 if TYPE_CHECKING:
     from data.base import Batch
@@ -53,6 +54,7 @@ def train_step(
     precision: Precision,
     watch_gradients: bool = False,
     accumulate: int = 1,
+    late: LateCheck | None = None,
 ) -> StepResult:
     """Forward once, then train each phase's networks on the sum of its terms.
 
@@ -65,6 +67,7 @@ def train_step(
         optimizers: one for each network that has parameters, by the network's name.
         watch_gradients: also log `grad_<term>`, the L2 norm of each term's gradient on the networks of its
             phase (one more backward pass a term; this rank's own gradients, of the last part).
+        late: takes note of what is not finite in place of raising; the optimisers must be such that it serves them.
 
     Raises:
         NonFiniteLossError: a phase's total or gradient is not finite; before any weight of that phase changes.
@@ -72,7 +75,7 @@ def train_step(
     # Dropout draws from the global generator: seeded here, it does not depend on where the run was interrupted.
     torch.manual_seed(seeding.key(info.seed, "torch", info.step, info.rank))
     parts = batch.parts(accumulate) if accumulate > 1 else [batch]
-    work = _Work(model, optimizers, precision, len(parts))
+    work = _Work(model, optimizers, precision, len(parts), late)
     for number, part in enumerate(parts):
         with precision.autocast():
             state = model.forward_train(part, info)
@@ -97,8 +100,14 @@ class _Work:
     """
 
     def __init__(
-        self, model: Model[Any], optimizers: Mapping[str, Optimizer], precision: Precision, parts: int
+        self,
+        model: Model[Any],
+        optimizers: Mapping[str, Optimizer],
+        precision: Precision,
+        parts: int,
+        late: LateCheck | None,
     ) -> None:
+        self._late = late
         self._nets, self._optimizers, self._precision, self._parts = model.nets, optimizers, precision, parts
         self._terms: dict[str, dict[str, Tensor]] = {}  # of each phase's newest part
         self._reached: set[str] = set()  # phases that have a gradient
@@ -117,7 +126,10 @@ class _Work:
             return
         total = torch.stack(list(terms.values())).sum()
         self._note({name: term.detach() for name, term in terms.items()} | {phase.name: total.detach()})
-        check_finite(phase.name, total, terms)
+        if self._late is not None:
+            self._late.see([total])
+        else:
+            check_finite(phase.name, total, terms)
         if watch_gradients:
             self.scalars |= gradient_norms(terms, self._trained(phase), self._precision.scaler.get_scale())
         if total.requires_grad:
@@ -130,10 +142,14 @@ class _Work:
             return
         trained = self._trained(phase)
         ranks.average_gradients(trained)
-        if not self._precision.scaler.is_enabled():  # the scaler's own remedy is to skip and lower the loss scale
+        if self._late is not None:
+            self._late.see([p.grad for p in trained if p.grad is not None])
+        elif not self._precision.scaler.is_enabled():  # the scaler's own remedy is to skip and lower the loss scale
             check_gradients(phase.name, trained, self._terms[phase.name])
         for optimizer in self._of(phase):
             if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                if self._late is not None:
+                    self._late.guard(optimizer)
                 self._precision.scaler.step(optimizer)
                 self.stepped = True
 

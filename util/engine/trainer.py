@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from util.engine.disk import Disk
 from util.engine.early_stopping import BEST, EarlyStopping
 from util.engine.ema import WeightAverage
 from util.engine.faults import NonFiniteLossError, NonFinitePolicy, check_weights
+from util.engine.late import LateCheck
 from util.engine.run_state import Position, collect, restore
 from util.engine.schedule import end_epoch
 from util.engine.signals import StopRequest
@@ -80,6 +82,7 @@ class Trainer:
         skip_nonfinite: go on after a loss that is not finite, without that step.
         evaluate: measures an epoch's weights, every `frequencies.eval_epochs`.
         accumulate: parts that the loader's batches go through in.
+        late: looks for what is not finite a step later, without waiting; never with skip_nonfinite.
         ema_decay: of the averages that are exported in place of the weights; 0: none.
     """
 
@@ -101,6 +104,7 @@ class Trainer:
         evaluate: Evaluate | None = None,
         ema_decay: float = 0.0,
         accumulate: int = 1,
+        late: LateCheck | None = None,
     ) -> None:
         self.model, self.loader, self.sampler = model, loader, sampler
         self.optimizers, self.schedulers, self.precision = optimizers, schedulers, precision
@@ -116,7 +120,19 @@ class Trainer:
         self.early_stopping = EarlyStopping(model.patience, model.best_by, model.keeps_best)
         self.early_stopping.check(loader.dataset.validation)  # type: ignore[attr-defined]
         self._panel_at = (-1, -1)  # epoch and step of the newest panel
-        self.loss_sum = 0.0  # of the last phase over this epoch, for --lr_policy plateau
+        # Of the last phase over this epoch, for --lr_policy plateau. On a GPU it stays there until somebody asks.
+        self._losses: float | Tensor
+        self.loss_sum = 0.0
+        self._late = late
+
+    @property
+    def loss_sum(self) -> float:
+        return float(self._losses)
+
+    @loss_sum.setter
+    def loss_sum(self, value: float) -> None:
+        on_gpu = self.model.device.type == "cuda"
+        self._losses = torch.tensor(value, dtype=torch.float64, device=self.model.device) if on_gpu else value
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -197,7 +213,7 @@ class Trainer:
         try:
             with self.nonfinite.protecting(self.model.nets):
                 result = train_step(
-                    self.model, batch, self._info(), self.optimizers, self.precision, watch, self.accumulate
+                    self.model, batch, self._info(), self.optimizers, self.precision, watch, self.accumulate, self._late
                 )
         except NonFiniteLossError as fault:
             self.model.messages.append(self.nonfinite.caught(fault, batch, at.epoch, at.step + 1))
@@ -205,8 +221,19 @@ class Trainer:
         self.nonfinite.passed()
         self.average.update()
         last_phase = self.model.phases[-1].name
-        self.loss_sum += float(result.scalars[last_phase]) if last_phase in result.scalars else 0.0
+        if last_phase in result.scalars:
+            loss = result.scalars[last_phase]
+            self._losses = self._losses + (loss.double() if isinstance(self._losses, Tensor) else float(loss))
+        if self._late is not None:
+            self._late.note(batch, at.epoch, at.step + 1, result.scalars)
+            self._settle(leave=1)
         return result
+
+    def _settle(self, leave: int = 0) -> None:
+        """Raise a NonFiniteLossError where a step before the newest `leave` met a number that is not finite."""
+        verdict = self._late.overdue(leave) if self._late is not None else None
+        if verdict is not None and (fault := verdict.fault()):
+            self.nonfinite.caught(fault, verdict.batch, verdict.epoch, verdict.step)
 
     def _after_step(self, before: Position, result: StepResult | None, seconds: float, waited: float) -> None:
         seen, now, freq = before.total_iters, self.position.total_iters, self.frequencies
@@ -434,6 +461,7 @@ class Trainer:
             CheckpointError: `must`, and something could not be written.
             NonFiniteLossError: a weight is not finite.
         """
+        self._settle()
         if ranks.world_size() > 1:  # every rank will continue from the first one's state
             loss = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.model.device)
             self.loss_sum = float(ranks.mean_over_ranks(loss))
@@ -447,6 +475,7 @@ class Trainer:
 
     def export(self, label: str) -> None:
         """Write `<label>_net_<name>.pth` for every network, with CUT's keys; a full disk is warned about."""
+        self._settle()
         with self.disk.sparing():
             if ranks.is_first():
                 self._write_weights(label)
