@@ -16,12 +16,11 @@ from pathlib import Path
 from models import MODELS
 from options.schema import OptionError
 from scripts.reproducing.data import Prepared, prepare
-from scripts.reproducing.launching import Launch, Quiet, Run, launch
+from scripts.reproducing.launching import Launch, Quiet, Run, launch, same_settings
 from scripts.reproducing.plan import ARMS, METRICS, SUITES, Arm, Budget, Suite
 from util.errors import UserError
 from util.files import write_atomic
 from util.metrics import METRICS as KNOWN_METRICS
-from util.strict_json import read_json
 
 SETTINGS = "settings.json"
 DOMAINS_RUN = "domains"  # a classifier of horses and zebras, where no classes are known
@@ -73,11 +72,12 @@ class Stage:
         if (self.dataroot is None) != bool(self.suite.scenes):
             need = "is generated and takes no --dataroot" if self.suite.scenes else "needs --dataroot DIR"
             raise OptionError(f"--suite {self.suite_name}: {need}")
-        self._agree()
+        begun = same_settings(self.folder / SETTINGS, self._settings)
         where = self.folder / "data"
         data = prepare(self.suite, self.name, self.budget, self.dataroot, where, start)
         object.__setattr__(self, "prepared", data)
-        write_atomic(self.folder / SETTINGS, (json.dumps(self._settings, indent=1) + "\n").encode())
+        if not begun:
+            write_atomic(self.folder / SETTINGS, (json.dumps(self._settings, indent=1) + "\n").encode())
         if not self.suite.labelled:
             self._fit_domains(start)
 
@@ -86,18 +86,9 @@ class Stage:
         frozen = list(self.arms) if self.name == "confirm" else []
         # The estimate of seconds changes nothing that is computed.
         budget = {key: value for key, value in asdict(self.budget).items() if not key.endswith("_seconds")}
+        budget["budget_flags"] = budget.pop("flags")
         root = str(self.dataroot) if self.dataroot else ""
-        return {**budget, "dataroot": root, "run_flags": self.flags, "arms": frozen}
-
-    def _agree(self) -> None:
-        file = self.folder / SETTINGS
-        if not file.exists():
-            return
-        known = read_json(file)
-        for name, asked in self._settings.items():
-            if known.get(name) != asked:
-                begun = f"{self.folder}: was begun with {name} {known.get(name)}, not {asked}"
-                raise OptionError(f"{begun}; give the same, or another --out")
+        return {**budget, "dataroot": root, "flags": self.flags, "arms": frozen}
 
     def _fit_domains(self, start: Launch) -> None:
         """A classifier that tells A from B, for the features of KID and FID where no classes are known."""

@@ -6,17 +6,37 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from options.schema import OptionError
 from scripts.evaluating.record import record_path
 from util.errors import UserError, printable
+from util.strict_json import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASE = "test"
 
 Launch = Callable[..., None]  # script, then its arguments
+
+
+def same_settings(file: Path, asked: Mapping[str, object]) -> bool:
+    """Whether a folder was begun before, with these settings; its file of settings is there then.
+
+    Raises:
+        OptionError: it was begun with others.
+    """
+    if not file.exists():
+        return False
+    known = read_json(file)
+    for name, value in asked.items():
+        if known.get(name) != value:
+            raise OptionError(
+                f"--out {printable(file.parent)}: was begun with --{name} {known.get(name)}, not {value}; "
+                "give the same, or another folder"
+            )
+    return True
 
 
 def launch(script: str, *arguments: object) -> None:
