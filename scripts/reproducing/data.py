@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,24 +129,20 @@ def _labels(source: Path, needed: bool) -> dict[str, Mapping[str, str]]:
 
 def held_out(files: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> tuple[list[str], list[str]]:
     """The files without a fifth of each class, and that fifth; images of one `scene` stay together."""
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    label_of = {file: rows.get(file, {}).get("label_id", "") for file in files}
+    scenes: dict[str, list[str]] = defaultdict(list)
     for file in files:
-        row = rows.get(file, {})
-        groups[row.get("label_id", ""), row.get("scene") or file].append(file)
-    wanted: dict[str, float] = defaultdict(float)
-    for (label, _), members in groups.items():
-        wanted[label] += HELD_OUT * len(members)
+        scenes[rows.get(file, {}).get("scene") or file].append(file)
+    wanted = {label: HELD_OUT * count for label, count in Counter(label_of.values()).items()}
     held: set[str] = set()
-    random = np.random.default_rng(_SEED)
-    names = sorted(groups)
-    scenes_held: set[str] = set()
-    for number in random.permutation(len(names)).tolist():
-        label, scene = names[number]
-        members = groups[label, scene]
-        if scene in scenes_held or wanted[label] >= len(members) / 2:
-            held.update(members)
-            scenes_held.add(scene)
-            wanted[label] -= len(members)
+    names = sorted(scenes)
+    for number in np.random.default_rng(_SEED).permutation(len(names)).tolist():
+        counts = Counter(label_of[file] for file in scenes[names[number]])
+        useful = sum(min(count, max(wanted[label], 0.0)) for label, count in counts.items())
+        if useful >= counts.total() / 2:  # most of the scene is still wanted
+            held.update(scenes[names[number]])
+            for label, count in counts.items():
+                wanted[label] -= count
     return [file for file in files if file not in held], [file for file in files if file in held]
 
 
