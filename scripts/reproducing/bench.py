@@ -156,15 +156,19 @@ def flags_of(arm: Arm, suite: Suite, budget: Budget, epochs: int) -> list[str]:
     sizes = f"{size} --batch_size {budget.batch} --load_size {budget.size} --crop_size {budget.size}"
     lasts = f"--n_epochs {epochs - decay} --n_epochs_decay {decay} --save_epoch_freq {epochs}"
     own = arm.flags.format(classes=suite.classes, quarter=max(1, epochs // 4))
-    shared = budget.flags
+    shared = shlex.split(budget.flags)
     if arm.model == "cycle_gan":  # has no contrastive loss
-        words = shlex.split(shared)
-        taken = {n for flag in CONTRASTIVE for n in (words.index(flag), words.index(flag) + 1) if flag in words}
-        shared = shlex.join(word for n, word in enumerate(words) if n not in taken)
-    return shlex.split(f"{_ALWAYS} {sizes} {lasts} {shared} {own}")
+        shared = _without(shared, CONTRASTIVE)
+    return [*shlex.split(f"{_ALWAYS} {sizes} {lasts}"), *shared, *shlex.split(own)]
 
 
 CONTRASTIVE = ("--num_patches", "--netF_nc")
+
+
+def _without(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The words but for these flags and their values."""
+    taken = {words.index(flag) + n for flag in flags if flag in words for n in (0, 1)}
+    return [word for number, word in enumerate(words) if number not in taken]
 
 
 def _pairs(words: Sequence[str], flag: str) -> list[str]:
@@ -172,7 +176,9 @@ def _pairs(words: Sequence[str], flag: str) -> list[str]:
 
 
 def threads_of(jobs: int) -> int:
-    """Cores of a job: those there are, shared evenly."""
+    """Threads of a job: those that OMP_NUM_THREADS says, else the cores that there are, shared evenly."""
+    if given := os.environ.get("OMP_NUM_THREADS", ""):
+        return max(1, int(given) if given.isdecimal() else 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // jobs)
 
