@@ -24,7 +24,7 @@ from options.schema import OptionError
 from scripts import reproduce
 from scripts.reproducing import bench, plan
 from scripts.reproducing.bench import Stage, finish_all, flags_of
-from scripts.reproducing.data import fitted, held_out, prepare, spread
+from scripts.reproducing.data import fitted, held_out, prepare, spread, window_of
 from scripts.reproducing.launching import Quiet, Run
 from scripts.reproducing.listing import arms_of, describe
 from scripts.reproducing.plan import ARMS, BUDGETS, OUTCOMES, QUESTIONS, SUITES, Budget, seeds_of
@@ -114,11 +114,29 @@ def test_a_subset_keeps_the_shares_of_the_classes() -> None:
     assert spread(files, rows, 0) == files
 
 
-def test_boxes_move_with_their_images() -> None:
-    assert fitted((40, 50, 60, 70), (128, 128), "crop", 64) == (8, 18, 28, 38)
-    assert fitted((0, 0, 40, 40), (128, 128), "crop", 64) == (0, 0, 8, 8)
-    assert fitted((0, 0, 30, 30), (128, 128), "crop", 64) is None
-    assert fitted((10, 20, 30, 40), (100, 200), "resize", 50) == (2.5, 10, 7.5, 20)
+def test_windows_and_boxes_by_hand() -> None:
+    middle = window_of("crop", (128, 128), 64, [])
+    assert middle == (32, 32, 96, 96)
+    assert fitted((40, 50, 60, 70), middle, 64) == (8, 18, 28, 38)
+    assert fitted((0, 0, 40, 40), middle, 64) == (0, 0, 8, 8)
+    assert fitted((0, 0, 30, 30), middle, 64) is None
+    whole = window_of("resize", (100, 200), 50, [])
+    assert fitted((10, 20, 30, 40), whole, 50) == (2.5, 10, 7.5, 20)
+
+
+def test_a_target_lies_in_its_window_not_always_in_the_middle() -> None:
+    boxes = [(x, 50.0, x + 20, 80.0) for x in (0.0, 20.0, 50.0, 70.0, 108.0)]
+    windows = [window_of("target", (128, 128), 64, [box]) for box in boxes]
+    for box, window in zip(boxes, windows, strict=True):
+        assert window[0] <= box[0] < box[2] <= window[2]
+        assert (window[2] - window[0], window[3] - window[1]) == (64, 64)
+        assert min(window) >= 0
+        assert max(window) <= 128
+    inner = [(x, 50.0, x + 20, 80.0) for x in (42.0, 46.0, 54.0, 62.0, 66.0)]
+    aside = [box[0] - window_of("target", (128, 128), 64, [box])[0] - 22 for box in inner]
+    assert len(set(aside)) >= 4
+    assert max(map(abs, aside)) <= 9
+    assert windows[2] == window_of("target", (128, 128), 64, [boxes[2]])
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +206,7 @@ def test_the_screen_never_sees_a_test_image(chips: Path, tmp_path: Path) -> None
 
 
 def test_chips_smaller_than_asked_are_refused(chips: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"48 x 48, smaller than --size 64; chips are cropped"):
+    with pytest.raises(DataError, match=r"48 x 48, smaller than --size 64; it is cut to that"):
         prepare(SUITES["sar"], "confirm", replace(TINY, size=64), chips, tmp_path / "data", _never)
 
 

@@ -21,10 +21,12 @@ from util.files import write_atomic
 
 HELD_OUT = 0.2  # of the training images, for the screen
 SCENE_SEEDS = {"screen": 1001, "confirm": 2001}  # of the generated scenes: no scene is in both stages
-JUDGED = 900  # generated scenes per domain that the classifiers of the unmatched suite learn from
+SCENES = (2000, 300)  # generated for training and test where the budget sets no limit
 _DONE = "prepared.json"
 _SEED = 7  # of the split
 DOMAINS = "AB"
+_CORNERS = ("x0", "y0", "x1", "y1")
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, the last two exclusive
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,14 @@ def prepare(suite: Suite, stage: str, budget: Budget, source: Path | None, out: 
         return ready
     shutil.rmtree(out, ignore_errors=True)
     if suite.scenes:
-        _generate(suite, stage, budget, ready, launch)
+        # Where classes are shared unevenly in B, others with even shares are measured by.
+        for folder, prior in {ready.measure: "", ready.train: suite.prior_B}.items():
+            scenes = out / "scenes" / folder.name
+            _generate(suite, stage, budget, prior, scenes, launch)
+            _take(suite, budget, scenes, folder, hold_out=False)
     else:
         assert source is not None
-        _take(suite, stage, budget, source, ready.train)
+        _take(suite, budget, source, ready.train, hold_out=stage == "screen")
     ready.unlabelled.mkdir()
     for domain in DOMAINS:
         shutil.copytree(ready.train / f"train{domain}", ready.unlabelled / f"train{domain}")
@@ -73,38 +79,44 @@ def prepare(suite: Suite, stage: str, budget: Budget, source: Path | None, out: 
     return ready
 
 
-def _generate(suite: Suite, stage: str, budget: Budget, ready: Prepared, launch: Launch) -> None:
-    """Scenes for training, and where B's classes are shared unevenly, others with even shares to measure by."""
-    common = ["--size", budget.size, "--classes", ",".join(suite.scenes), "--seed", SCENE_SEEDS[stage]]
-    counts = ["--train", budget.train or JUDGED, "--test", budget.test or 300]
-    prior = ["--prior_B", suite.prior_B] if suite.prior_B else []
-    launch("datasets/make_infrared.py", "--out", ready.train, *common, *counts, *prior)
-    if ready.measure != ready.train:
-        launch("datasets/make_infrared.py", "--out", ready.measure, *common, *counts)
+def _generate(suite: Suite, stage: str, budget: Budget, prior: str, out: Path, launch: Launch) -> None:
+    """Scenes twice as wide as what is cut from them around their targets."""
+    count = ["--train", budget.train or SCENES[0], "--test", budget.test or SCENES[1], "--seed", SCENE_SEEDS[stage]]
+    weights = ["--prior_B", prior] if prior else []
+    size = ["--size", 2 * budget.size, "--classes", ",".join(suite.scenes)]
+    launch("datasets/make_infrared.py", "--out", out, *size, *count, *weights)
 
 
-# --- a folder of the user's
-
-
-def _take(suite: Suite, stage: str, budget: Budget, source: Path, out: Path) -> None:
+def _take(suite: Suite, budget: Budget, source: Path, out: Path, hold_out: bool) -> None:
     """Images of a folder at the size of the budget, with their tables.
 
-    The screen's test images are held-out training images, whole scenes where labels.csv has the column `scene`.
+    Args:
+        hold_out: the test images are held-out training images, whole scenes where labels.csv has the column `scene`.
     """
     rows = _labels(source, suite.labelled)
     kept: dict[str, str] = {}
     for domain in DOMAINS:
         train = _files(source, "train", domain)
-        if stage == "screen":
+        if hold_out:
             train, test = held_out(train, rows)
         else:
             test = _files(source, "test", domain)
         for phase, files, most in (("train", train, budget.train), ("test", test, budget.test)):
             place = f"{phase}{domain}"
             kept |= {name: f"{place}/{Path(name).stem}.png" for name in spread(files, rows, most)}
-    sizes = {name: _write(source / name, out / new, suite, budget.size) for name, new in kept.items()}
+    boxes = _boxes(source)
+    windows = {
+        name: _write(source / name, out / new, suite, budget.size, boxes.get(name, [])) for name, new in kept.items()
+    }
     _write_tables(source, out, kept, rows)
-    _write_boxes(source, out, kept, suite, budget.size, sizes)
+    corners = [
+        (new, *box)
+        for name, new in kept.items()
+        for one in boxes.get(name, ())
+        if (box := fitted(one, windows[name], budget.size))
+    ]
+    if any(name.startswith("test") for name, *_ in corners):  # a set without them has no truth to measure maps by
+        write_table(out / "boxes.csv", ("file", *_CORNERS), corners)
 
 
 def _files(source: Path, phase: str, domain: str) -> list[str]:
@@ -154,31 +166,57 @@ def spread(files: Sequence[str], rows: Mapping[str, Mapping[str, str]], most: in
     return [ordered[int((number + 0.5) * len(ordered) / most)] for number in range(most)]
 
 
-def _write(file: Path, new: Path, suite: Suite, size: int) -> tuple[int, int]:
-    """Write an image at the size of the budget; returns the size (H, W) it had."""
+def _boxes(source: Path) -> dict[str, list[Box]]:
+    """The targets of each file, in the order of boxes.csv; none without that table."""
+    found: dict[str, list[Box]] = defaultdict(list)
+    table = source / "boxes.csv"
+    for row in read_table(table, ["file", *_CORNERS]) if table.is_file() else ():
+        x0, y0, x1, y1 = (float(row.cells[key]) for key in _CORNERS)
+        found[row.cells["file"]].append((x0, y0, x1, y1))
+    return found
+
+
+def _write(file: Path, new: Path, suite: Suite, size: int, boxes: Sequence[Box]) -> Box:
+    """Write an image at the size of the budget; returns the window of the image that it shows."""
     image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise DataError(f"{file}: is no image that can be read")
-    height, width = image.shape[:2]
     if suite.channels == 1 and image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     elif suite.channels == 3 and image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    if suite.fit == "crop":
-        if min(height, width) < size:
-            raise DataError(
-                f"{file}: is {width} x {height}, smaller than --size {size}; chips are cropped, not resized"
-            )
-        top, left = (height - size) // 2, (width - size) // 2
-        image = image[top : top + size, left : left + size]
-    elif (height, width) != (size, size):
+    height, width = image.shape[:2]
+    if suite.fit != "resize" and min(height, width) < size:
+        raise DataError(f"{file}: is {width} x {height}, smaller than --size {size}; it is cut to that, not resized")
+    window = window_of(suite.fit, (height, width), size, boxes)
+    left, top, right, bottom = (int(value) for value in window)
+    image = image[top:bottom, left:right]
+    if image.shape[:2] != (size, size):
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     if new.exists():
         raise DataError(f"{file}: another image of its folder has the same name but for the kind of file")
     new.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(new), image):
         raise DataError(f"{new}: cannot be written")
-    return height, width
+    return window
+
+
+def window_of(fit: str, was: tuple[int, int], size: int, boxes: Sequence[Box]) -> Box:
+    """What is shown of an image (H, W): all of it (`resize`), its middle (`crop`), or its first box (`target`).
+
+    About a box the window lies up to an eighth of its side aside, by the box's own coordinates: the same in both
+    images of a pair.
+    """
+    height, width = was
+    if fit == "resize":
+        return 0, 0, width, height
+    x, y = width / 2, height / 2
+    if fit == "target" and boxes:
+        draws = np.random.default_rng([round(8 * abs(value)) for value in boxes[0]])
+        aside = draws.uniform(-size / 8, size / 8, 2)
+        x, y = (boxes[0][0] + boxes[0][2]) / 2 + aside[0], (boxes[0][1] + boxes[0][3]) / 2 + aside[1]
+    left, top = (int(min(max(middle - size / 2, 0), side - size)) for middle, side in ((x, width), (y, height)))
+    return left, top, left + size, top + size
 
 
 def _write_tables(source: Path, out: Path, kept: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]) -> None:
@@ -197,34 +235,12 @@ def _write_tables(source: Path, out: Path, kept: Mapping[str, str], rows: Mappin
             write_table(out / "pairs_test.csv", ("A", "B"), there)
 
 
-def _write_boxes(
-    source: Path, out: Path, kept: Mapping[str, str], suite: Suite, size: int, sizes: Mapping[str, tuple[int, int]]
-) -> None:
-    table = source / "boxes.csv"
-    if not table.is_file():
-        return
-    corners = ("x0", "y0", "x1", "y1")
-    moved = []
-    for row in read_table(table, ["file", *corners]):
-        name = row.cells["file"]
-        if name in kept:
-            box = fitted([float(row.cells[key]) for key in corners], sizes[name], suite.fit, size)
-            if box:
-                moved.append((kept[name], *box))
-    if any(name.startswith("test") for name, *_ in moved):
-        write_table(out / "boxes.csv", ("file", *corners), moved)
-
-
-def fitted(box: Sequence[float], was: tuple[int, int], fit: str, size: int) -> tuple[float, ...] | None:
-    """A rectangle (x0, y0, x1, y1) in the image as it is written; None where nothing of it is left."""
-    height, width = was
-    if fit == "crop":
-        left, top = (width - size) // 2, (height - size) // 2
-        moved = [box[0] - left, box[1] - top, box[2] - left, box[3] - top]
-    else:
-        moved = [value * size / side for value, side in zip(box, (width, height) * 2, strict=True)]
-    x0, y0, x1, y1 = (min(max(value, 0.0), float(size)) for value in moved)
-    return (round(x0, 2), round(y0, 2), round(x1, 2), round(y1, 2)) if x1 > x0 and y1 > y0 else None
+def fitted(box: Box, window: Box, size: int) -> Box | None:
+    """A box in the image that shows a window of another at `size`; None where nothing of it is left."""
+    scale = [size / (window[2] - window[0]), size / (window[3] - window[1])] * 2
+    moved = [(value - window[n % 2]) * scale[n] for n, value in enumerate(box)]
+    x0, y0, x1, y1 = (round(min(max(value, 0.0), float(size)), 2) for value in moved)
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

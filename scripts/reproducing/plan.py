@@ -90,7 +90,7 @@ class Suite:
         title: for the report.
         scenes: generated infrared scenes of these classes; none: a folder that --dataroot names.
         prior_B: of the generated scenes' training images of B.
-        fit: how images come to the size of the budget: `resize`, or `crop` the middle.
+        fit: how images come to the size of the budget: `resize`, `crop` the middle, or cut about the first `target`.
         channels: 1 or 3.
         labelled: whether flip rate and accuracy exist.
         classes: of the class head.
@@ -107,8 +107,10 @@ class Suite:
 
 VEHICLES = ("car", "bus", "tank")
 SUITES: Mapping[str, Suite] = {
-    "infrared": Suite("generated infrared scenes, classes in equal shares", 3, VEHICLES),
-    "infrared_unmatched": Suite("generated infrared scenes, eight of ten in B of one class", 3, VEHICLES, "8,1,1"),
+    "infrared": Suite("generated infrared scenes, classes in equal shares", 3, VEHICLES, fit="target"),
+    "infrared_unmatched": Suite(
+        "generated infrared scenes, eight of ten in B of one class", 3, VEHICLES, "8,1,1", "target"
+    ),
     "sar": Suite("SAR chips, pseudo-simulated to measured (mstar_proxy)", 10, fit="crop"),
     "thermal": Suite("thermal chips from a UAV, day to night (hituav_day2night)", 3),
     "horse2zebra": Suite("horses to zebras", 4, channels=3, labelled=False),
