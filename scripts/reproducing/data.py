@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,7 @@ from util.files import write_atomic
 
 HELD_OUT = 0.2  # of the training images, for the screen
 SCENE_SEEDS = {"screen": 1001, "confirm": 2001}  # of the generated scenes: no scene is in both stages
+JUDGED = 1000  # generated scenes of B, at least, that judges learn from: the more, the more they can tell apart
 SCENES = (2000, 300)  # generated for training and test where the budget sets no limit
 _DONE = "prepared.json"
 _SEED = 7  # of the split
@@ -57,17 +58,17 @@ def prepare(suite: Suite, stage: str, budget: Budget, source: Path | None, out: 
     Raises:
         DataError: images or tables of `source` cannot be used.
     """
-    matched = not suite.prior_B
-    ready = Prepared(out / "train", out / "unlabelled", out / ("train" if matched else "measure"))
+    ready = Prepared(out / "train", out / "unlabelled", out / ("measure" if suite.scenes else "train"))
     if (out / _DONE).is_file():
         return ready
     shutil.rmtree(out, ignore_errors=True)
     if suite.scenes:
-        # Where classes are shared unevenly in B, others with even shares are measured by.
-        for folder, prior in {ready.measure: "", ready.train: suite.prior_B}.items():
+        train = budget.train or SCENES[0]
+        # What judges has seen many images, in even shares; A is the same in both, scene by scene.
+        for folder, prior, count in ((ready.train, suite.prior_B, train), (ready.measure, "", max(train, JUDGED))):
             scenes = out / "scenes" / folder.name
-            _generate(suite, stage, budget, prior, scenes, launch)
-            _take(suite, budget, scenes, folder, hold_out=False)
+            _generate(suite, stage, budget, prior, count, scenes, launch)
+            _take(suite, replace(budget, train=0), scenes, folder, hold_out=False, first_A=train)
     else:
         assert source is not None
         _take(suite, budget, source, ready.train, hold_out=stage == "screen")
@@ -79,24 +80,26 @@ def prepare(suite: Suite, stage: str, budget: Budget, source: Path | None, out: 
     return ready
 
 
-def _generate(suite: Suite, stage: str, budget: Budget, prior: str, out: Path, launch: Launch) -> None:
+def _generate(suite: Suite, stage: str, budget: Budget, prior: str, train: int, out: Path, launch: Launch) -> None:
     """Scenes twice as wide as what is cut from them around their targets."""
-    count = ["--train", budget.train or SCENES[0], "--test", budget.test or SCENES[1], "--seed", SCENE_SEEDS[stage]]
+    count = ["--train", train, "--test", budget.test or SCENES[1], "--seed", SCENE_SEEDS[stage]]
     weights = ["--prior_B", prior] if prior else []
     size = ["--size", 2 * budget.size, "--classes", ",".join(suite.scenes)]
     launch("datasets/make_infrared.py", "--out", out, *size, *count, *weights)
 
 
-def _take(suite: Suite, budget: Budget, source: Path, out: Path, hold_out: bool) -> None:
+def _take(suite: Suite, budget: Budget, source: Path, out: Path, hold_out: bool, first_A: int = 0) -> None:
     """Images of a folder at the size of the budget, with their tables.
 
     Args:
         hold_out: the test images are held-out training images, whole scenes where labels.csv has the column `scene`.
+        first_A: only so many training images of A; 0: all.
     """
     rows = _labels(source, suite.labelled)
     kept: dict[str, str] = {}
     for domain in DOMAINS:
         train = _files(source, "train", domain)
+        train = train[: first_A or None] if domain == "A" else train
         if hold_out:
             train, test = held_out(train, rows)
         else:
