@@ -296,6 +296,10 @@ class Evaluation(Group):
     segmenter: str | None = option(
         None, "MODULE:FUNCTION of your own, (1, C, H, W) in [0, 1] to target or not, for mIoU"
     )
+    judge_epochs: int = option(
+        25, "of the independent classifiers, and of the one trained on translations; few judge fast and badly", low=1
+    )
+    judge_seed: int = option(-1, "seed of the independent classifiers; -1: the run's", low=-1)
     umap: bool = option(False, "draw UMAP beside t-SNE (needs umap-learn)")
     report_images: int = option(120, "images in the gallery of the report", low=0)
 

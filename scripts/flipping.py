@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +29,8 @@ from scripts.comparing.report import report_of
 from scripts.comparing.runs import read_methods
 from scripts.comparing.tables import FORMATS, Cell, Report, Table, publish, render
 from scripts.evaluating.record import record_path
-from util.errors import UserError, exit_code
+from scripts.reproducing.launching import PHASE, Run, launch, same_settings
+from util.errors import exit_code
 from util.files import write_atomic
 from util.strict_json import read_json
 
@@ -56,7 +56,6 @@ SHOWN = (
     *("flip_rate", "acc_fake_real_judge", "acc_source_real_judge", "acc_real_real_judge"),
     *("ssim", "ssim_input"),
 )
-PHASE = "test"
 
 
 @dataclass(frozen=True)
@@ -119,14 +118,7 @@ class Bench:
             OptionError: the folder was begun with other settings.
         """
         file, at, asked = self.out / "settings.json", self.settings, asdict(self.settings)
-        if file.exists():
-            known = read_json(file)
-            if known != asked:
-                other = next(name for name in asked if known.get(name) != asked[name])
-                raise OptionError(
-                    f"--out {self.out}: was begun with --{other} {known.get(other)}, not {asked[other]}; "
-                    "give the same, or another folder"
-                )
+        if same_settings(file, asked):
             return
         for kind, prior in (("unmatched", at.prior_B), ("matched", "")):
             sizes = ["--size", at.size, "--train", at.train, "--test", at.test, "--classes", at.classes]
@@ -140,38 +132,12 @@ class Bench:
         Raises:
             UserError: a program failed, or the training was stopped before its end.
         """
-        name, last = f"{method}_s{seed}", self.settings.epochs
-        folder = self.runs / name
-        if self.record(name).is_file():
-            return name
-        place = ["--name", name, "--checkpoints_dir", self.runs]
-        if not (folder / f"{last}_net_G.pth").is_file():
-            again = ["--continue_train"] if (folder / "latest_state.pt").exists() else []
-            flags = ["--dataroot", self.data("unmatched"), "--seed", seed, *self.settings.flags_of(method)]
-            launch("train.py", *place, *flags, *again)
-        if not (folder / f"{last}_net_G.pth").is_file():
-            raise UserError(f"{folder}: the training was stopped; the same command goes on from there")
-        measure = ["--epochs", last, "--phase", PHASE, "--metrics", MEASURES, "--report_images", 40]
+        train = ["--dataroot", self.data("unmatched"), "--seed", seed, *self.settings.flags_of(method)]
+        measure = ["--metrics", MEASURES, "--report_images", 40]
         folders = ["--dataroot", self.data("matched"), "--results_dir", self.out / "images"]
-        launch("scripts/evaluate.py", *place, *folders, *measure)
-        return name
-
-    def record(self, run: str) -> Path:
-        """The numbers of a run."""
-        return record_path(self.runs / run, PHASE, str(self.settings.epochs))
-
-
-def launch(script: str, *arguments: object) -> None:
-    """Run a program of this project to its end.
-
-    Raises:
-        UserError: it failed; it has said why.
-    """
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    print("==", script, *map(str, arguments), flush=True)
-    status = subprocess.run(command).returncode
-    if status:
-        raise UserError(f"{script} ended with status {status}; once mended, the same command goes on from there")
+        run = Run(self.runs, f"{method}_s{seed}", train, [*folders, *measure], self.settings.epochs)
+        run.finish(launch)
+        return run.name
 
 
 def table_of(bench: Bench, runs: Mapping[str, Sequence[str]]) -> Report:
@@ -189,7 +155,8 @@ def table_of(bench: Bench, runs: Mapping[str, Sequence[str]]) -> Report:
 
 def into_leading(bench: Bench, run: str) -> float:
     """Of the inputs of other classes than B's leading one, the share whose translation is taken for that one."""
-    counts = np.array(read_json(bench.record(run))["tables"]["flips"]["counts"])
+    record = record_path(bench.runs / run, PHASE, str(bench.settings.epochs))
+    counts = np.array(read_json(record)["tables"]["flips"]["counts"])
     others = [row for label, row in enumerate(counts) if label != bench.settings.leading]
     return float(sum(row[bench.settings.leading] for row in others) / max(1, np.sum(others)))
 

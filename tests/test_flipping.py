@@ -16,7 +16,8 @@ import pytest
 from options.parse import train_options
 from options.schema import OptionError
 from scripts import evaluate, flipping
-from scripts.flipping import METHODS, Bench, Settings, launch, main
+from scripts.flipping import METHODS, Bench, Settings, main
+from scripts.reproducing.launching import launch
 from tests.commands import ROOT, run
 from tests.comparing.conftest import content, number, write
 from util.errors import UserError

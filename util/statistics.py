@@ -70,6 +70,18 @@ def welch(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> tuple[In
     return Interval(float(ends.low), float(ends.high)), float(result.pvalue)
 
 
+def paired_t(differences: ArrayLike, level: float = LEVEL) -> tuple[Interval, float] | None:
+    """Student's interval of a mean difference of pairs, and the p-value of none (Gosset 1908): normal differences.
+
+    None of fewer than two, or where all are equal.
+    """
+    array = _vector(differences)
+    ends = t_interval(array, level)
+    if ends is None or np.ptp(array) == 0:
+        return None
+    return ends, float(stats.ttest_1samp(array, 0.0).pvalue)
+
+
 # --- bootstrap
 
 

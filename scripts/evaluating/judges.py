@@ -8,7 +8,7 @@ import torch
 
 from models.judge import TrainedJudge, fit_judge, judge_options, load_judge
 from options.groups import Evaluation
-from options.parse import RunOptions
+from options.parse import RunOptions, extra
 from util.metrics.base import UNKNOWN, ImageSet
 from util.visual.progress import bar
 
@@ -25,7 +25,10 @@ class Judges:
 
     def __init__(self, run: RunOptions, num_classes: int, names: dict[int, str], device: torch.device) -> None:
         flip = ("--no_flip",) if run.data.no_flip else ()
-        self._options = judge_options(*("--input_nc", run.networks.output_nc, "--seed", run.experiment.seed, *flip))
+        wanted = extra(run, Evaluation)
+        seed = run.experiment.seed if wanted.judge_seed < 0 else wanted.judge_seed
+        schedule = ("--seed", seed, "--n_epochs", wanted.judge_epochs)
+        self._options = judge_options("--input_nc", run.networks.output_nc, *schedule, *flip)
         self._classes, self._names, self._device = num_classes, names, device
         self._quiet = run.log.quiet
         self._kept = Path(run.experiment.checkpoints_dir) / JUDGES  # all runs on the same images share them
