@@ -10,6 +10,7 @@ from data.base import Dataset, histogram
 from data.domain import save_formats
 from models import MODELS, load_pretrained
 from models.speed import Speed, speed_up
+from models.networks.frozen_classifier import FrozenClassifier
 from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
 from scripts.evaluating.while_training import evaluation_of
@@ -60,15 +61,21 @@ def main() -> int:
 
 def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, device: torch.device) -> None:
     """Say what is about to happen."""
-    weights = {name: sum(p.numel() for p in net.parameters()) / 1e6 for name, net in nets.items()}
     print(f"{run.experiment.model} '{run.experiment.name}' on {device}, {ranks.world_size()} process(es)")
-    print("weights: " + ", ".join(f"{name} {millions:.2f} M" for name, millions in weights.items()))
+    print("weights: " + ", ".join(f"{name} {weights_of(net)}" for name, net in nets.items()))
     print(f"source: {dataset.source}; labels: {histogram(dataset.labels, dataset.class_names)}")
     if dataset.target is not dataset.source:
         print(f"target: {dataset.target}")
     print(f"{len(dataset)} samples an epoch of {run.data.dataroot}; run folder: {run.folder}")
     if run.experiment.verbose:
         print(*nets.values(), sep="\n")
+
+
+def weights_of(net: nn.Module) -> str:
+    """How many it has, and whether they learn: `2.84 M`, `23.51 M frozen`."""
+    if isinstance(net, FrozenClassifier):
+        return f"{net.weights / 1e6:.2f} M frozen"
+    return f"{sum(parameter.numel() for parameter in net.parameters()) / 1e6:.2f} M"
 
 
 if __name__ == "__main__":

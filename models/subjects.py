@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from models import SHAPED_BY
@@ -16,7 +15,8 @@ from models.cam.targets import DistanceTarget, Negated, PatchTarget, Target, Top
 from models.classifier_model import ClassifierModel
 from models.cut_model import CutModel
 from models.cutcam_model import CutCamModel
-from models.networks import ClassHead, Generator
+from models.networks import Generator
+from models.networks.frozen_classifier import GeneratorClassifier
 from options.parse import RunOptions
 from options.schema import OptionError, show
 from util.checkpoint import CheckpointError, load_weights
@@ -60,7 +60,7 @@ def subject_of(model: Model[Any], what: str, patches: Sequence[int] = ()) -> Exp
         return ExplainedNet(model.classifier, AUTO, lambda _: TopK(1), ("input",))
     if what == "head" and isinstance(model, CutCamModel):
         layer = model.nce_layers[model.cam_index]
-        return ExplainedNet(HeadNet(model.generator, model.head, layer), "hidden", lambda _: TopK(1), _BOTH)
+        return ExplainedNet(GeneratorClassifier(model.generator, model.head, layer), "hidden", lambda _: TopK(1), _BOTH)
     if what == "discriminator" and "D" in model.nets:
         window = (patches[0], patches[1], patches[2], patches[3]) if patches else None
         return ExplainedNet(model.nets["D"], AUTO, lambda _: Negated(PatchTarget(window)), ("translation",))
@@ -114,42 +114,6 @@ class EncoderNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.feature_map(images).flatten(1)
-
-
-class HeadNet(EncoderNet):
-    """CUTCAM's class head on G's encoder, as a chain of modules: images (N, C, H, W) -> logits (N, K).
-
-    `hidden` is h, the layer that CUTCAM's own maps are of. With mean pooling what follows is one linear layer, the
-    standardisation folded into its weights, so that methods for such heads apply.
-    """
-
-    def __init__(self, generator: Generator, head: ClassHead, layer: int) -> None:
-        super().__init__(generator, layer)
-        self.project, self.hidden = head.project, nn.ReLU()
-        self._border = head.border
-        self.classify = _folded(head) if head.pool == "gap" else None
-        self.head = None if self.classify else head
-
-    def forward(self, images: Tensor) -> Tensor:
-        feature = self.feature_map(images)
-        inner = slice(self._border, -self._border or None)
-        hidden = self.hidden(self.project(feature[:, :, inner, inner]))
-        if self.classify is not None:
-            logits: Tensor = self.classify(hidden.mean((2, 3)))
-            return logits
-        assert self.head is not None
-        return self.head.logits_from_hidden(hidden, frozen=True)
-
-
-@torch.no_grad()
-def _folded(head: ClassHead) -> nn.Linear:
-    """The linear layer that gives the head's logits from the mean of h over positions."""
-    weight = head.effective_weight(frozen=True)
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
-    layer.weight.copy_(weight)
-    shift = weight @ head.pooled_mean if head.standardise else 0.0
-    layer.bias.copy_(head.classify.bias - shift)
-    return layer
 
 
 def _seen(encoder: EncoderNet, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ COLORMAPS = ("jet", "rainbow", "turbo", "viridis", "inferno", "magma", "hot", "g
 MAP_NORMALS = ("minmax", "max", "percentile")
 SCORES = ("logit", "probability", "margin")
 EXPLAINED = ("head", "discriminator", "distance")
+ASKED_CLASSES = ("auto", "label", "predicted", "both")
 NORMS = ("instance", "batch", "none")
 CACHES = ("off", "ram", "disk")
 SINKS = ("visdom", "tensorboard")
@@ -250,6 +251,11 @@ class Explanation(Group):
         -1, "class explained; -1: a head's is the input's label, else its choice; a classifier's its choice", low=-1
     )
     top_k: int = option(1, "explain so many of the likeliest classes instead", low=1)
+    explained: str = option(
+        "auto",
+        "class explained where neither is given: the image's label, the network's choice, or both where they differ",
+        choices=ASKED_CLASSES,
+    )
     fcam: str | None = option(None, "full-resolution maps by this run of --model fcam: its folder, or its name")
     explain: str | None = option(
         None, "of a translation run: its class head, D's decision, or how far G(x) is from x", choices=EXPLAINED
@@ -268,6 +274,7 @@ class Explanation(Group):
     )
     colormap: str = option("jet", "colours of a map", choices=COLORMAPS)
     overlay_strength: float = option(0.5, "share of the map's colours in an overlay", low=0, high=1)
+    maps_only: bool = option(False, "write raw maps and their manifest, but no pictures: to score a large split")
     save_raw: bool = option(False, "write a translation's raw maps as .npy too; those of --explain always are")
     epochs: tuple[str, ...] = option((), "exported weights to explain, for example 10,20,latest; none: --epoch")
     grid: bool = option(False, "pictures of some images by epoch, too; without --epochs, of all that were exported")

@@ -383,12 +383,16 @@ def test_saved_maps_with_a_classifier(
 
 def test_what_cam_infer_writes_can_be_measured(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = f"--dataroot data --name judge --num_test 3 --cam_method cam,guided_backprop --results_dir {tmp_path}"
-    outcome = run("cam_infer", f"{flags} --gpu_ids -1", home)
+    outcome = run("cam_infer", f"{flags} --explained both --maps_only --gpu_ids -1", home)
     assert outcome.status == 0, outcome.err
+    assert not list(tmp_path.rglob("*.png"))
     monkeypatch.chdir(home)
     flags_of_run = ("--dataroot", "data", "--classifier", "judge")
-    methods = by_name(measured(monkeypatch, tmp_path, tmp_path / "judge" / "latest", *flags_of_run))
-    assert list(methods) == ["cam at trunk", "guided_backprop"]
+    content = measured(monkeypatch, tmp_path, tmp_path / "judge" / "latest", *flags_of_run)
+    methods = by_name(content)
+    assert list(methods) == list(content["localisation"]) == ["cam at trunk", "guided_backprop"]
+    for scores in content["localisation"].values():
+        assert {"MaxBoxAcc", "MaxBoxAccV2", "BoxAcc_fixed", "top1_loc", "MaxBoxAcc_predicted"} <= set(scores)
     for method in methods.values():
         assert method["images"] == [0, 1, 2]
         assert not any(value is None for name in ("energy", "road") for value in method["per_image"][name])

@@ -18,6 +18,7 @@ from models.fcam_model import FcamModel
 from options.groups import Explanation, Inference
 from options.parse import inference_options
 from options.schema import OptionError
+from scripts import evaluate
 from scripts.explaining.curves import box_points, curves_figure, pixel_points
 from scripts.explaining.full_resolution import COLUMNS, found_box, map_split
 from tests.commands import run
@@ -119,6 +120,28 @@ def test_saved_maps_have_the_scores_that_are_written(home: Path, tmp_path: Path)
     for name, value in found.values.items():
         assert written["input"][name] == pytest.approx(value.value), name
     assert [float(row["IoU"]) for row in rows_of(folder)[:6]] == pytest.approx(found.per_image["loc_IoU"], abs=0.01)
+
+
+def test_evaluate_finds_the_same_scores(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the manifest; without pictures the maps are the same. Named rightly means by the classifier, not by the label
+    that the teacher's map was asked for."""
+    folder = mapped(home, "fcam", tmp_path, None, "--maps_only")
+    assert not {name for name in files_in(folder) if "overlay" in name or "target" in name}
+    target = tmp_path / "found.json"
+    words = ["--maps", folder, "--dataroot", home / "data", "--format", "json", "--output", target]
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, words)])
+    assert evaluate.main() == 0
+    found = json.loads(target.read_text())["localisation"]["fcam"]
+    written = json.loads((folder / "scores.json").read_text())["input"]
+    for name, value in written.items():
+        assert found[name]["value"] == pytest.approx(value), name
+    model = load_run(home / "ck" / "fcam")
+    pictures = [cv2.imread(str(home / "data" / "testA" / f"{n:02d}.png"))[:, :, ::-1].copy() for n in range(8)]  # type: ignore[index]
+    images = torch.stack([torch.from_numpy(one) for one in pictures]).permute(0, 3, 1, 2) / 127.5 - 1
+    small = torch.nn.functional.interpolate(images, (32, 32), mode="bicubic", antialias=True).clamp(-1, 1)
+    right = model.classify(small).argmax(1) == torch.arange(8) % 4
+    assert 0 < right.sum() < 8
+    assert found["top1_cls"]["value"] == pytest.approx(100 * right.float().mean())
 
 
 def test_a_map_is_what_the_model_sees_in_the_whole_image(home: Path, tmp_path: Path) -> None:

@@ -112,11 +112,7 @@ class ClassHead(nn.Module):
         Raises:
             ValueError: nothing is left within the border.
         """
-        if self.border:
-            cut = slice(self.border, -self.border)
-            feature = feature[:, :, cut, cut]
-            if feature.numel() == 0:
-                raise ValueError(f"the feature has no position within its border of {self.border}: use larger images")
+        feature = self.inside(feature)
         weight, bias = _parameters(self.project, frozen)
         if frozen:  # conv2d would keep the feature for a gradient of the weights that nobody asks for
             evidence = torch.einsum("jc,nchw->njhw", weight.flatten(1), feature)
@@ -125,6 +121,20 @@ class ClassHead(nn.Module):
             evidence = F.conv2d(feature, weight, bias)
         # The ReLU, with the gradient 0 at 0; the mask kept for backward has a quarter of the bytes of its output.
         return evidence.masked_fill(evidence <= 0, 0.0)
+
+    def inside(self, feature: Tensor) -> Tensor:
+        """(N, C, H, W) without its border.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        if not self.border:
+            return feature
+        cut = slice(self.border, -self.border)
+        inner = feature[:, :, cut, cut]
+        if inner.numel() == 0:
+            raise ValueError(f"the feature has no position within its border of {self.border}: use larger images")
+        return inner
 
     def logits_from_hidden(self, hidden: Tensor, frozen: bool = False) -> Tensor:
         """h (N, hidden, H, W) -> logits (N, K)."""

@@ -44,6 +44,7 @@ class FrozenClassifier(nn.Module):
 
     Attributes:
         stage_channels, decoder_center: see `Staged`.
+        weights: how many it has.
 
     Raises:
         ValueError: it has no stages with more than one position.
@@ -52,6 +53,7 @@ class FrozenClassifier(nn.Module):
     def __init__(self, net: nn.Module, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.net = net
+        self.weights = sum(parameter.numel() for parameter in net.parameters())  # before they are buffers
         _freeze(net)
         self.eval()
         self._names: list[str] = []
@@ -114,11 +116,12 @@ class FrozenClassifier(nn.Module):
 class GeneratorClassifier(nn.Module):
     """The class head of a CUTCAM generator with the encoder it stands on, as one classifier of images.
 
-    What the head does after its hidden layer is folded into one linear layer where it averages over positions, so that
-    CAM applies. Its stages are the generator's, down to the head's layer.
+    A chain of modules, as explainers want it: `features` is what the encoder gives, `hidden` is h, the layer that
+    CUTCAM's own maps are of. What the head does behind h is folded into one linear layer where it averages over
+    positions, so that CAM applies. Its stages are the generator's, down to the head's layer.
 
     Args:
-        generator: whose encoder is used; of its later layers nothing is kept.
+        generator: whose encoder is used; nothing comes of its later layers.
         head: on the features of `layer`.
         layer: id of a layer of the generator.
     """
@@ -129,8 +132,9 @@ class GeneratorClassifier(nn.Module):
         super().__init__()
         self.generator, self.head, self._layer = generator, head, layer
         self.num_classes = head.num_classes
-        self.features, self.hidden = nn.Identity(), nn.Identity()  # names for what explainers may stand at
-        self.classify = nn.Linear(head.classify.in_features, head.num_classes)
+        self.features, self.hidden = nn.Identity(), nn.ReLU()  # names for what explainers may stand at
+        like = head.classify.weight
+        self.classify = nn.Linear(like.shape[1], like.shape[0], device=like.device, dtype=like.dtype)
         self.fold()
         by_stride = {generator.feature_stride(tap): tap for tap in range(layer)}  # the last layer of each
         deepest = generator.feature_stride(layer)
@@ -151,13 +155,13 @@ class GeneratorClassifier(nn.Module):
     def with_stages(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Staged`."""
         *stages, feature = self.generator.encode(images, [*self._taps, self._layer])
-        hidden = self.hidden(self.head.hidden_map(self.features(feature), frozen=True))
+        inner = self.head.inside(self.features(feature))
+        hidden = self.hidden(self.head.project(inner))
         if self.head.pool == "gap":
             logits: Tensor = self.classify(hidden.mean((2, 3)))
         else:
             logits = self.head.logits_from_hidden(hidden, frozen=True)
-        inner = slice(self.head.border, -self.head.border or None)
-        return logits, [images, *stages, feature[:, :, inner, inner]]
+        return logits, [images, *stages, inner]
 
 
 def _freeze(net: nn.Module) -> None:

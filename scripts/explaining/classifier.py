@@ -18,7 +18,7 @@ from options.parse import RunOptions, extra
 from options.schema import OptionError
 from scripts.explaining.drawing import Words, percent
 from scripts.explaining.inputs import Input, Inputs, choose_inputs
-from scripts.explaining.maps import MapMaker, View, choose_classes, class_target
+from scripts.explaining.maps import MapMaker, View, choose_classes, class_target, ranking_of
 from scripts.explaining.written import Explained, Writer
 from util.engine.inference import to_network
 
@@ -70,7 +70,7 @@ class ClassifierExplainer:
         """Maps of one image, and what figures say of it."""
         batch, taken = to_network(source.sample, self._model.size_multiple, self._model.device)
         probabilities = self._model.classify(batch)[0].cpu()
-        classes = choose_classes(self.look, probabilities)
+        classes = choose_classes(self.look, probabilities, source.label, usual="predicted")
         view, target = View(batch, taken, source.size), class_target(self.look, classes)
         maps, predicted = self.maker.maps(view, target), int(probabilities.argmax())
         return Explained(
@@ -81,6 +81,7 @@ class ClassifierExplainer:
             by_layer=self.maker.by_layer(view, target) if self.look.layers else {},
             predicted=predicted,
             probability=float(probabilities[predicted]),
+            ranking=ranking_of(probabilities),
         )
 
     def line(self, source: Input, seen: Explained) -> str:

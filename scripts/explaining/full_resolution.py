@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from data.annotations import read_boxes, read_masks
-from data.base import DATASETS, DataError
-from data.classes_dataset import ClassesDataset, ClassesOptions
-from data.domain import LABELS_FILE, Domain, load_classes, preprocess_from
+from data.domain import preprocess_from
 from data.images import unit_to_uint8
-from data.single_dataset import SingleDataset, WholeImage
+from data.single_dataset import WholeImage
 from data.transforms import Preprocess
-from data.wsol_dataset import WsolDataset
 from models import load_trained
 from models.base import Model
 from models.fcam_model import FcamModel
@@ -33,11 +28,14 @@ from options.groups import Explanation, Inference
 from options.parse import OPTIONS_FILE, RunOptions, extra, inference_options
 from options.schema import OptionError, shorten
 from scripts.explaining.curves import curves_figure
+from scripts.explaining.located import images_of
+from scripts.explaining.maps import ranking_of
+from scripts.explaining.written import MANIFEST
 from util.engine.inference import translate_image
 from util.errors import printable
 from util.files import write_atomic
 from util.metrics.base import MetricError, Scores
-from util.metrics.wsol import FIXED, SIDE, Localiser, Truth, truth_from
+from util.metrics.wsol import FIXED, SIDE, Localiser, Truth
 from util.metrics.wsol_boxes import boxes_above
 from util.metrics.wsol_maps import resized_map, unit_map
 from util.seeding import generator
@@ -48,7 +46,6 @@ from util.visual.results import Results
 
 Picture = NDArray[np.uint8]
 Array = NDArray[np.float32]
-Truths = Callable[[WholeImage], Truth | None]
 
 FOUND, TRUE = 0, 2  # classes whose colours are orange and green
 COLUMNS = ("file", "side", "class", "class_name", "probability", "foreground", "x0", "y0", "x1", "y1", "IoU")
@@ -67,6 +64,7 @@ class Mapped:
         full: (H, W) in [0, 1], the probability that a pixel is foreground.
         cam: (H, W) in [0, 1], the teacher's map of the class.
         label, probability: the class, and its probability.
+        ranking: the classes the classifier sees, the likeliest first.
     """
 
     image: Tensor
@@ -74,6 +72,7 @@ class Mapped:
     cam: Array
     label: int
     probability: float
+    ranking: tuple[int, ...]
 
 
 def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) -> Path:
@@ -98,14 +97,15 @@ def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) ->
     dataset, truths = images_of(run, model.size_multiple)
     sides = ("input", "output") if translates else ("input",)
     results = Results(Path(wanted.results_dir) / run.experiment.name / f"{run.experiment.epoch}_fcam", "{kind}/{stem}")
-    book = Book(results, look, dataset.class_names, {side: (Localiser(), Localiser()) for side in sides})
+    about = {"run": run.experiment.name, "epoch": run.experiment.epoch, "explained": "fcam", "maps_by": mapper.name}
+    book = Book(results, look, dataset.class_names, {side: (Localiser(), Localiser()) for side in sides}, about)
     for whole in tqdm(dataset.images(), total=len(dataset), unit="image", disable=None):
         chosen = look.class_idx if look.class_idx >= 0 else whole.sample.label_A
         images = {"input": whole.image}
         if "output" in sides:
             images["output"] = translate_image(model, whole.sample.A, whole.size)
         mapped = {side: mapper(image, chosen) for side, image in images.items()}
-        book.add(whole, mapped, truths(whole))
+        book.add(whole, mapped, truths(whole), dataset.root / whole.sample.path_A)
     dataset.list_bad_images(results.folder)
     page = book.close(f"{run.experiment.name}, {run.experiment.epoch}: maps by {mapper.name}")
     print(f"{dataset.outcome('mapped')}; table: {results.folder / 'maps.csv'}; page: {page}")
@@ -149,7 +149,8 @@ class Mapper:
         own = (image.shape[-2], image.shape[-1])
         maps = [_at(one, own) for one in (full, seen.cam)]
         label = int(seen.classes[0])
-        return Mapped(image, maps[0], maps[1], label, float(seen.logits.float().softmax(1)[0, label]))
+        shares = seen.logits.float().softmax(1)[0].cpu()
+        return Mapped(image, maps[0], maps[1], label, float(shares[label]), ranking_of(shares))
 
 
 def load_mapper(run: RunOptions, fcam: str, device: torch.device) -> Mapper:
@@ -173,55 +174,6 @@ def _at(one: Tensor, own: tuple[int, int]) -> Array:
     return values
 
 
-# --- images and truth
-
-
-def images_of(run: RunOptions, size_multiple: int) -> tuple[SingleDataset, Truths]:
-    """The images of the phase, and where their targets are: of --dataset_mode wsol as it knows, else from `boxes.csv`
-    and `masks_<phase>` of the data root.
-
-    Raises:
-        DataError, ImageError: there is no such split, or its files cannot be used.
-    """
-    wanted, root = extra(run, Inference), Path(run.data.dataroot)
-    if not isinstance(run.dataset, ClassesOptions):
-        dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, size_multiple)
-        return dataset, _tables(root, wanted.phase, dataset)
-    kind = DATASETS.get(run.data.dataset_mode)
-    assert issubclass(kind, ClassesDataset)
-    found = kind.for_phase(run, wanted.phase, size_multiple)
-    if not found.source_files:
-        raise DataError(f"--phase {wanted.phase}: none of its images has a label; add their rows to {LABELS_FILE}")
-    files, labels = found.source_files[: wanted.num_test], found.labels[: wanted.num_test]
-    folder = Path(os.path.commonpath([file.parent for file in files]))
-    names = {**(load_classes(run.folder) or {}), **found.class_names}
-    skip = run.data.on_bad_image == "skip"
-    domain = Domain(folder, files, found.source, run.networks.input_nc, labels, names, skip_bad=skip)
-    dataset = SingleDataset(domain, root, preprocess_from(run, size_multiple), found.source)
-    known = found.truths if isinstance(found, WsolDataset) else None
-    if known is None:
-        return dataset, _tables(root, wanted.phase, dataset)
-    return dataset, lambda whole: known(whole.sample.path_A)
-
-
-def _tables(root: Path, phase: str, dataset: SingleDataset) -> Truths:
-    names = [
-        file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in dataset.source_files
-    ]
-    table, folder = root / "boxes.csv", root / f"masks_{phase}"
-    boxes = read_boxes(table, names) if table.is_file() else [[] for _ in names]
-    masks = read_masks(folder, names) if folder.is_dir() else [None for _ in names]
-    by_path = {
-        name: (box, mask) for name, box, mask in zip(names, boxes, masks, strict=True) if box or mask is not None
-    }
-
-    def truth(whole: WholeImage) -> Truth | None:
-        found = by_path.get(whole.sample.path_A)
-        return None if found is None else truth_from(found[0], whole.size, found[1])
-
-    return truth
-
-
 # --- what is written
 
 
@@ -231,6 +183,7 @@ class Book:
     Args:
         names: of the classes, by id.
         counters: by side, of the full maps and of the teacher's.
+        about: facts of the run for the manifest.
     """
 
     def __init__(
@@ -239,21 +192,24 @@ class Book:
         look: Explanation,
         names: Mapping[int, str],
         counters: Mapping[str, tuple[Localiser, Localiser]],
+        about: Mapping[str, str],
     ) -> None:
         self._results, self._look, self._names, self._counters = results, look, names, counters
+        self._about, self._images = about, list[dict[str, Any]]()
         self._rows: list[tuple[str, ...]] = []
 
-    def add(self, whole: WholeImage, mapped: Mapping[str, Mapped], truth: Truth | None) -> None:
-        """Write the pictures and maps of an image."""
+    def add(self, whole: WholeImage, mapped: Mapping[str, Mapped], truth: Truth | None, path: Path) -> None:
+        """Write the pictures and maps of an image, which is the file `path`."""
         pictures: dict[str, Picture] = {}
         for side, one in mapped.items():
             fit = self._count(side, one, truth, whole.sample.label_A)
             self._results.add_array(whole.file, f"map_{side}", one.full)
-            pictures |= self._drawn(side, one, truth)
+            pictures |= {} if self._look.maps_only else self._drawn(side, one, truth)
             self._rows.append(self._row(whole, side, one, fit))
         first = next(iter(mapped.values()))
         caption = f"{whole.file.as_posix()}: {self._name(first.label)}, {first.probability:.2f}"
         self._results.add(whole.file, pictures, printable(caption))
+        self._images.append(self._entry(whole, mapped, path))
 
     def close(self, title: str) -> Path:
         """Write the rest; returns the page."""
@@ -261,6 +217,9 @@ class Book:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([COLUMNS, *self._rows])
         write_atomic(folder / "maps.csv", text.getvalue().encode(errors="surrogateescape"))
+        names = {str(number): name for number, name in sorted(self._names.items())}
+        manifest = {**self._about, "classes": names, "images": self._images}
+        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode())
         scores = dict(self._scores())
         if scores:
             values = {
@@ -284,7 +243,7 @@ class Book:
     def _count(self, side: str, one: Mapped, truth: Truth | None, label: int) -> float | None:
         ours, teachers = self._counters[side]
         known = label if label >= 0 else None
-        size, ranking = (SIDE, SIDE), [one.label]
+        size, ranking = (SIDE, SIDE), one.ranking
         fit = ours.add(resized_map(one.full.astype(np.float64), size).clip(0, 1), truth, label=known, ranking=ranking)
         teachers.add(unit_map(one.cam, size), truth, label=known, ranking=ranking)
         return fit
@@ -309,6 +268,29 @@ class Book:
         shares = (f"{one.probability:.4f}", f"{float((one.full >= FIXED).mean()):.4f}")
         first = (whole.file.as_posix(), side, str(one.label), self._name(one.label))
         return (*first, *shares, *corners, "" if fit is None else f"{fit:.2f}")
+
+    def _entry(self, whole: WholeImage, mapped: Mapping[str, Mapped], path: Path) -> dict[str, Any]:
+        """An image in the manifest: as `Writer` lists those of explainers, for `evaluate.py --maps`."""
+        label = whole.sample.label_A if whole.sample.label_A >= 0 else None
+        return {
+            "file": path.as_posix(),
+            "size": list(whole.size),
+            "label": label,
+            "label_name": None if label is None else self._name(label),
+            "views": [self._view(whole, side, one, len(mapped) > 1) for side, one in mapped.items()],
+        }
+
+    def _view(self, whole: WholeImage, side: str, one: Mapped, named: bool) -> dict[str, Any]:
+        raw = self._results.path(f"map_{side}", self._results.stem_of(whole.file), ".npy")
+        # No class: the map is the same whichever is asked for.
+        entry = {"method": "fcam", "layer": None, "target": None, "unit": True}
+        return {
+            "side": side if named else None,
+            "predicted": one.ranking[0],
+            "predicted_name": self._name(one.ranking[0]),
+            "ranking": list(one.ranking),
+            "maps": [{**entry, "raw": raw.relative_to(self._results.folder).as_posix()}],
+        }
 
     def _name(self, label: int) -> str:
         return self._names.get(label, str(label))

@@ -19,7 +19,7 @@ from options.schema import OptionError
 from scripts.explaining.classifier import caption, say_left_out
 from scripts.explaining.drawing import Words, percent
 from scripts.explaining.inputs import Input, choose_inputs
-from scripts.explaining.maps import MapMaker, View, choose_classes, class_target
+from scripts.explaining.maps import MapMaker, View, choose_classes, class_target, ranking_of
 from scripts.explaining.written import Explained, Writer
 from util.engine.inference import to_image, to_network
 
@@ -111,6 +111,7 @@ class GeneratorExplainer:
             by_layer=self.maker.by_layer(view, target) if self.look.layers else {},
             predicted=predicted,
             probability=None if predicted is None else shares[predicted],
+            ranking=ranking_of(torch.tensor(shares)) if shares else (),
         )
 
     def _words(self, image: str, label: int, classes: list[int], shares: list[float], score: float) -> Words:

@@ -21,6 +21,7 @@ from options.schema import OptionError
 
 ALL = "all"
 DEFAULT = "gradcam"
+RANKED = 5
 SCORES: Mapping[str, type[ClassTarget]] = {"logit": ClassTarget, "probability": LogProbability, "margin": Margin}
 # What the figures of some methods show beside their own map.
 COMPANIONS: Mapping[str, tuple[str, ...]] = {
@@ -188,12 +189,13 @@ def class_target(look: Explanation, classes: Sequence[int]) -> ClassTarget:
     return SCORES[look.score]([list(classes)])
 
 
-def choose_classes(look: Explanation, probabilities: Tensor, label: int = -1) -> list[int]:
-    """The classes explained of an image: --class_idx, else the --top_k likeliest, of one alone the label if known.
+def choose_classes(look: Explanation, probabilities: Tensor, label: int = -1, usual: str = "label") -> list[int]:
+    """The classes explained of an image: --class_idx, else the --top_k likeliest, of one alone what --explained says.
 
     Args:
         probabilities: (K,).
-        label: -1 where it does not count.
+        label: -1 where it is not known; then the likeliest class counts.
+        usual: what --explained auto is.
 
     Raises:
         OptionError: there is no such class, or there are not so many.
@@ -205,11 +207,20 @@ def choose_classes(look: Explanation, probabilities: Tensor, label: int = -1) ->
         raise OptionError(f"--top_k {look.top_k}: the network has {count} classes")
     if look.class_idx >= 0 and look.top_k > 1:
         raise OptionError(f"--class_idx {look.class_idx} --top_k {look.top_k}: use one of them")
+    if look.explained != "auto" and (look.class_idx >= 0 or look.top_k > 1):
+        raise OptionError(f"--explained {look.explained}: leave it out, or --class_idx and --top_k")
+    explained = usual if look.explained == "auto" else look.explained
     if look.class_idx >= 0:
         return [look.class_idx]
-    if look.top_k == 1 and label >= 0:
-        return [label]
-    return [int(c) for c in probabilities.topk(look.top_k).indices]
+    likeliest = [int(c) for c in probabilities.topk(look.top_k).indices]
+    if look.top_k > 1 or explained == "predicted" or not 0 <= label < count:
+        return likeliest
+    return [label] if explained == "label" else list(dict.fromkeys([label, *likeliest]))
+
+
+def ranking_of(probabilities: Tensor) -> tuple[int, ...]:
+    """The likeliest classes of (K,), as many as top-5 scores ask for."""
+    return tuple(int(c) for c in probabilities.topk(min(RANKED, len(probabilities))).indices)
 
 
 def _spec(text: str) -> str | int:

@@ -32,6 +32,7 @@ class Explained:
         maps: by method, one for each class explained.
         by_layer: by method, one for each layer compared.
         predicted, probability: the class the network sees in the picture; None where it knows no classes.
+        ranking: its likeliest classes, the first one first.
     """
 
     side: str
@@ -41,6 +42,7 @@ class Explained:
     by_layer: Mapping[str, Sequence[Map]]
     predicted: int | None
     probability: float | None
+    ranking: tuple[int, ...] = ()
 
 
 class Writer:
@@ -114,6 +116,8 @@ class Writer:
     def _figures(self, drawn: Drawing, one: Explained, asked: Sequence[str]) -> dict[str, Picture]:
         """The figures of a picture, by kind."""
         found: dict[str, Picture] = {}
+        if self.look.maps_only:
+            return found
         if len(asked) > 1:
             found["methods"] = drawn.methods({method: one.maps[method] for method in asked})
         for method in asked:
@@ -130,8 +134,9 @@ class Writer:
     ) -> tuple[dict[str, Any], dict[str, Picture]]:
         """Write the raw map; its entry in the manifest, and its pictures by kind."""
         found = one.maps[method][rank]
-        kinds = {what: _kind(one.side, method, what, rank) for what in ("raw", "heat", "overlay")}
+        kinds = {what: _kind(one.side, method, what, rank) for what in ("raw", "heat", "overlay", "panel")}
         self.results.add_array(source.file, kinds["raw"], found.raw)
+        drawn_too = not self.look.maps_only
         entry = {
             "method": method,
             "layer": found.layer or None,
@@ -142,11 +147,10 @@ class Writer:
             "flat": found.flat,
             "normalisation": self.look.normalize,
             "raw": self._path(source, kinds["raw"], ".npy"),
-            "heat": self._path(source, kinds["heat"]),
-            "overlay": self._path(source, kinds["overlay"]),
-            "panel": self._path(source, _kind(one.side, method, "panel", rank)),
+            **{what: self._path(source, kinds[what]) for what in ("heat", "overlay", "panel") if drawn_too},
         }
-        return entry, {kinds["heat"]: drawn.heat(found), kinds["overlay"]: drawn.overlay(found)}
+        views = {"heat": drawn.heat, "overlay": drawn.overlay} if drawn_too else {}
+        return entry, {kinds[what]: draw(found) for what, draw in views.items()}
 
     def _entry(
         self, source: Input, one: Explained, maps: Sequence[Mapping[str, Any]], figures: Mapping[str, Picture]
@@ -156,6 +160,7 @@ class Writer:
             "predicted": one.predicted,
             "predicted_name": self._name(one.predicted),
             "probability": one.probability,
+            "ranking": list(one.ranking),
             "maps": list(maps),
             "figures": {kind: self._path(source, kind) for kind in figures},
             "layers": [found.layer for found in next(iter(one.by_layer.values()), ())],

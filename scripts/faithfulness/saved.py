@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +34,9 @@ class Saved:
         raw: file of the array, (h, w), or (C, h, w) of methods in pixels.
         rectified: negative values count as none.
         of_input: whether it explains the image itself, and not what was made of it.
+        predicted: the class the network sees, or None.
+        ranking: its likeliest classes, the first one first; empty: not known.
+        unit: values are probabilities, which nobody stretches.
     """
 
     image: Path
@@ -44,6 +46,9 @@ class Saved:
     raw: Path
     rectified: bool
     of_input: bool
+    predicted: int | None = None
+    ranking: tuple[int, ...] = ()
+    unit: bool = False
 
     def read(self) -> Tensor:
         """(h, w) float32, colours by their strongest, not negative where the method counts no negative evidence.
@@ -98,12 +103,13 @@ def _listed(folder: Path, root: Path | None) -> Iterator[Saved]:
         file = _image(image.text("file"), folder, root)
         label = _class(image, "label")
         for view in image.items("views") if "views" in image.content else [content]:
-            side = Fields(view, where).content.get("side")
-            for entry in Fields(view, where).items("maps"):
-                yield _saved(Fields(entry, where), folder, file, label, side)
+            fields = Fields(view, where)
+            for entry in fields.items("maps"):
+                yield _saved(Fields(entry, where), folder, file, label, fields)
 
 
-def _saved(entry: Fields, folder: Path, image: Path, label: int | None, side: Any) -> Saved:
+def _saved(entry: Fields, folder: Path, image: Path, label: int | None, view: Fields) -> Saved:
+    side = view.content.get("side")
     raw = folder / entry.text("raw")
     if not inside(raw, folder):
         raise DataError(f"{printable(raw)}: lies outside the folder of the maps")
@@ -118,7 +124,17 @@ def _saved(entry: Fields, folder: Path, image: Path, label: int | None, side: An
         raw=raw,
         rectified=not known or EXPLAINERS.get(method).rectified,
         of_input=side in (None, "", "input"),
+        predicted=_class(view, "predicted") if "predicted" in view.content else None,
+        ranking=_ranking(view),
+        unit=entry.content.get("unit") is True,
     )
+
+
+def _ranking(view: Fields) -> tuple[int, ...]:
+    listed = view.items("ranking") if "ranking" in view.content else ()
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in listed):
+        view.refuse("ranking", "a list of classes")
+    return tuple(listed)
 
 
 def _class(fields: Fields, name: str) -> int | None:

@@ -10,6 +10,7 @@ from models.networks import ClassHead, build_generator
 from models.networks.classifier import build_classifier
 from models.networks.frozen_classifier import FrozenClassifier, GeneratorClassifier, Staged
 from models.networks.staged_classifier import build_staged
+from train import weights_of
 from util.seeding import generator
 
 SIDE = 64
@@ -69,7 +70,11 @@ def test_answers_and_state_are_the_networks_own(arch: str) -> None:
 
 
 def test_there_is_nothing_to_train() -> None:
-    frozen = FrozenClassifier(built("resnet18"), (3, SIDE, SIDE))
+    net = built("resnet18")
+    count = sum(parameter.numel() for parameter in net.parameters())
+    frozen = FrozenClassifier(net, (3, SIDE, SIDE))
+    assert frozen.weights == count > 11e6
+    assert (weights_of(frozen), weights_of(built("resnet18"))) == ("11.18 M frozen", "11.18 M")
     frozen.train()
     assert not any(module.training for module in frozen.modules())
     assert list(frozen.parameters()) == []
