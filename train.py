@@ -9,8 +9,8 @@ from data import DATASETS
 from data.base import Dataset, histogram
 from data.domain import save_formats
 from models import MODELS, load_pretrained
-from models.speed import Speed, speed_up
 from models.networks.frozen_classifier import FrozenClassifier
+from models.speed import Speed, speed_up
 from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
 from scripts.evaluating.while_training import evaluation_of

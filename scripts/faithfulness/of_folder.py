@@ -27,8 +27,8 @@ from scripts.faithfulness.saved import Saved, find_maps
 from util.engine.build import choose_device
 from util.errors import printable
 from util.metrics.localisation import THRESHOLD
-from util.visual.progress import with_bar
 from util.metrics.wsol import FIXED, SIDE, STEP
+from util.visual.progress import with_bar
 
 _MOST_SIDE = 4096
 

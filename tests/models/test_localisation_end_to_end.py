@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from models.fcam_model import FcamModel
 from models.networks.frozen_classifier import FrozenClassifier
+from models.networks.staged_classifier import StagedClassifier
 from models.std_cl_model import StdClModel
 from options.parse import OPTIONS_FILE
 from options.yaml_config import dump_yaml
@@ -23,9 +23,9 @@ CLASSES = ("--num_classes", 4, "--batch_size", 2, "--load_size", 36, "--crop_siz
 FCAM = ("--model", "fcam", "--decoder_width", 8, "--sl_fg_erode_k", 3, *CLASSES[2:])
 
 
-def step(made: Bench) -> dict[str, Any]:
-    """One step of training on one batch; returns what was logged."""
-    return train_step(made.model, made.batch(), StepInfo(0, 0), made.optimizers, made.precision)
+def step(made: Bench) -> None:
+    """One step of training on one batch."""
+    train_step(made.model, made.batch(), StepInfo(0, 0), made.optimizers, made.precision)
 
 
 def cloned(net: torch.nn.Module) -> dict[str, Tensor]:
@@ -67,7 +67,9 @@ def test_std_cl_then_fcam_then_maps(bench: BenchMaker, tmp_path: Path, arch: str
     full, seen = model.maps_and_cams(images, torch.tensor([1, -1]))
     assert full.shape == seen.cam.shape == (2, 32, 32)
     assert bool(((full >= 0) & (full <= 1)).all())
-    low = model.classifier.net.map_of(seen.stages[-1], seen.classes)  # the classifier's own map, in closed form
+    staged = model.classifier.net
+    assert isinstance(staged, StagedClassifier)
+    low = staged.map_of(seen.stages[-1], seen.classes)  # the classifier's own map, in closed form
     assert seen.classes.tolist() == [1, int(seen.logits[1].argmax())]
     flat = low.flatten(1)
     flat = (flat - flat.amin(1, keepdim=True)) / (flat.amax(1, keepdim=True) - flat.amin(1, keepdim=True))
