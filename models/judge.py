@@ -19,7 +19,7 @@ from torch import Tensor
 from data.base import DataError, check_labels
 from data.classes_dataset import ClassesDataset, ClassesOptions, hold_out
 from data.domain import Domain, load_classes, load_formats, preprocess_from
-from data.images import DomainFormat, Window
+from data.images import Counts, DomainFormat, Window
 from data.sampler import GlobalBatchSampler
 from models import load_trained
 from models.classifier_model import ClassifierModel, ClassifierOptions
@@ -37,6 +37,7 @@ from util.strict_json import Fields, read_json
 from util.visual.base import say
 
 Progress = Callable[[int, int], None]  # steps done, of how many
+UNIT = Window(0.0, 1.0)  # of images that come as they are shown
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as files are read
 
 
@@ -217,9 +218,10 @@ class _Given(Domain):
 
     read_given: Callable[[int], Tensor] | None = None
 
-    def read(self, file: int) -> Tensor:
+    def counts(self, file: int) -> Counts:
         assert self.read_given is not None
-        return with_channels(self.read_given(file)[None], self.channels)[0]
+        pixels = with_channels(self.read_given(file)[None], self.channels)[0]
+        return Counts(pixels.movedim(0, -1).numpy(), UNIT)
 
 
 def _options(run: RunOptions, num_classes: int, seed: int | None) -> RunOptions:
@@ -247,7 +249,7 @@ def _data_sets(images: ImageSet, run: RunOptions, num_classes: int) -> tuple[Cla
 
 def _data_set(images: ImageSet, run: RunOptions) -> ClassesDataset:
     names = [Path(file.name) for file in images.files]
-    read_as, channels = DomainFormat(Window(0.0, 1.0), "float32"), run.networks.input_nc
+    read_as, channels = DomainFormat(UNIT, "float32"), run.networks.input_nc
     domain = _Given(Path(), names, read_as, channels, list(images.labels), read_given=images.read)
     preprocess = preprocess_from(run, ClassifierModel.size_multiple)
     return ClassesDataset(domain, Path(), preprocess, seed=run.experiment.seed)
