@@ -6,10 +6,10 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh --dev
 # The tests of pages need a browser, and those of the dashboard visdom's front end; without either they are skipped.
 if [ -n "${CI:-}" ] && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
-  { apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 ||
+  { timeout 120 apt-get update && timeout 600 apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 ||
     echo "chromium cannot be installed here: the tests in a browser will be skipped"
 fi
-[ -z "${CI:-}" ] || bash scripts/visdom.sh --fetch || echo "the test of the dashboard will be skipped"
+[ -z "${CI:-}" ] || timeout 300 bash scripts/visdom.sh --fetch || echo "the test of the dashboard will be skipped"
 set -x
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

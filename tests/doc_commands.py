@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import train
+from options.parse import train_options
 from tests.commands import _test_script
 from tests.conftest import TINY
 from util.errors import UserError, exit_code
@@ -182,7 +183,7 @@ def _read_by_doctor(command: Command) -> str:
     own.add_argument("--json", action="store_true")
     _, words = own.parse_known_args(command.arguments)
     with contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as end:
-        train.train_options([*words, "--dry_run"])
+        train_options([*words, "--dry_run"])
     assert not end.value.code, f"{command.page}: {command.text}"
     return ""
 
@@ -191,7 +192,7 @@ def _options_of_import(command: Command) -> str:
     """What the run that scripts/import_weights.py would make says of itself."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
-        train.train_options([*command.arguments[1:], "--dataroot", "none", "--dry_run"])
+        train_options([*command.arguments[1:], "--dataroot", "none", "--dry_run"])
     return out.getvalue()
 
 
