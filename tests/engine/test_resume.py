@@ -65,6 +65,11 @@ CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, s
         3,
     ),
     "cutcam, k-means, bf16, workers": ((*CUTCAM, "--amp", "bf16", "--num_threads", 2), False, 4),
+    "cutcam, fast, bf16, forgetful blocks, cached images": (
+        (*CUTCAM, "--fast", "--amp", "bf16", "--checkpoint_blocks", "--no_dropout", False, "--cache", "ram"),
+        True,
+        4,
+    ),
     "srunit in mid-epoch": (SRUNIT, True, 4),
     "srunit, quotient, bf16, before it begins": ((*SRUNIT, "--reg_mode", "quotient", "--amp", "bf16"), True, 2),
     "cycle_gan, pools, mid-epoch": (("--model", "cycle_gan", "--pool_size", 3, "--monitor_freq", 4), True, 4),
