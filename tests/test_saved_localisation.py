@@ -187,7 +187,7 @@ def test_which_classes_a_classifier_explains(explained: str, label: int, classes
 
 
 def test_a_class_is_asked_for_in_one_way() -> None:
-    for more in ({"class_idx": 1}, {"top_k": 2}):
+    for look in (Explanation(explained="both", class_idx=1), Explanation(explained="both", top_k=2)):
         with pytest.raises(OptionError, match="--explained both: leave it out, or --class_idx and --top_k"):
-            choose_classes(Explanation(explained="both", **more), torch.tensor([0.2, 0.5, 0.3]))
+            choose_classes(look, torch.tensor([0.2, 0.5, 0.3]))
     assert ranking_of(torch.tensor([0.1, 0.3, 0.05, 0.2, 0.15, 0.2])) in {(1, 3, 5, 4, 0), (1, 5, 3, 4, 0)}
