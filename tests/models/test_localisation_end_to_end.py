@@ -14,18 +14,11 @@ from models.networks.staged_classifier import StagedClassifier
 from models.std_cl_model import StdClModel
 from options.parse import OPTIONS_FILE
 from options.yaml_config import dump_yaml
-from tests.conftest import Bench, BenchMaker
+from tests.conftest import BenchMaker
 from util.checkpoint import export_weights
-from util.engine.step import train_step
-from util.seeding import StepInfo
 
 CLASSES = ("--num_classes", 4, "--batch_size", 2, "--load_size", 36, "--crop_size", 32)
 FCAM = ("--model", "fcam", "--decoder_width", 8, "--sl_fg_erode_k", 3, *CLASSES[2:])
-
-
-def step(made: Bench) -> None:
-    """One step of training on one batch."""
-    train_step(made.model, made.batch(), StepInfo(0, 0), made.optimizers, made.precision)
 
 
 def cloned(net: torch.nn.Module) -> dict[str, Tensor]:
@@ -40,7 +33,7 @@ def test_std_cl_then_fcam_then_maps(bench: BenchMaker, tmp_path: Path, arch: str
     made = bench("--model", "std_cl", "--arch", arch, *CLASSES)
     assert isinstance(made.model, StdClModel)
     first = cloned(made.model.classifier)
-    step(made)
+    made.step()
     after = cloned(made.model.classifier)
     assert all(bool(value.isfinite().all()) for value in after.values())
     head = [name for name in after if name.startswith("head.")]
@@ -57,7 +50,7 @@ def test_std_cl_then_fcam_then_maps(bench: BenchMaker, tmp_path: Path, arch: str
     assert isinstance(model.classifier, FrozenClassifier)
     assert (model.classifier.weights, model.classifier.stage_channels[-1]) == (weights, deepest)
     decoder = cloned(model.decoder)
-    step(made)
+    made.step()
     kept = cloned(model.classifier)
     assert all(torch.equal(kept[name], after[name]) for name in after)
     assert not torch.equal(decoder["head.weight"], model.decoder.state_dict()["head.weight"])
@@ -67,9 +60,9 @@ def test_std_cl_then_fcam_then_maps(bench: BenchMaker, tmp_path: Path, arch: str
     full, seen = model.maps_and_cams(images, torch.tensor([1, -1]))
     assert full.shape == seen.cam.shape == (2, 32, 32)
     assert bool(((full >= 0) & (full <= 1)).all())
-    staged = model.classifier.net
-    assert isinstance(staged, StagedClassifier)
-    low = staged.map_of(seen.stages[-1], seen.classes)  # the classifier's own map, in closed form
+    net = model.classifier.net
+    assert isinstance(net, StagedClassifier)
+    low = net.map_of(seen.stages[-1], seen.classes)  # the classifier's own map, in closed form
     assert seen.classes.tolist() == [1, int(seen.logits[1].argmax())]
     flat = low.flatten(1)
     flat = (flat - flat.amin(1, keepdim=True)) / (flat.amax(1, keepdim=True) - flat.amin(1, keepdim=True))
