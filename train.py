@@ -9,7 +9,7 @@ from data import DATASETS
 from data.base import Dataset, histogram
 from data.domain import save_formats
 from models import MODELS, load_pretrained
-from models.networks.frozen_classifier import FrozenClassifier
+from models.networks.frozen_classifier import weights_of
 from models.speed import Speed, speed_up
 from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
@@ -69,13 +69,6 @@ def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, dev
     print(f"{len(dataset)} samples an epoch of {run.data.dataroot}; run folder: {run.folder}")
     if run.experiment.verbose:
         print(*nets.values(), sep="\n")
-
-
-def weights_of(net: nn.Module) -> str:
-    """How many it has, and whether they learn: `2.84 M`, `23.51 M frozen`."""
-    if isinstance(net, FrozenClassifier):
-        return f"{net.weights / 1e6:.2f} M frozen"
-    return f"{sum(parameter.numel() for parameter in net.parameters()) / 1e6:.2f} M"
 
 
 if __name__ == "__main__":

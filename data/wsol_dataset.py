@@ -59,7 +59,7 @@ class WsolOptions(ClassesOptions):
         None, f"plain folders: table of targets (file,x0,y0,x1,y1); none: <dataroot>/{BOXES_FILE} if there"
     )
     target_masks: str | None = option(
-        None, "plain folders: folder of target masks; none: <dataroot>/masks_train, _val and _test if there"
+        None, "plain folders: folder of target masks; none: <dataroot>/masks_train, _val and _test, or masks, if there"
     )
     train_truth: bool = option(False, "read boxes or masks of training images too, to watch by; nothing learns them")
 
@@ -381,6 +381,8 @@ def _folder_truth(run: RunOptions, made: WsolDataset) -> FolderTruth | None:
         raise DataError(f"--target_boxes {table}: does not exist")
     if given is not None and not given.is_dir():
         raise DataError(f"--target_masks {given}: no such folder")
+    if given is None and (root / "masks").is_dir() and not any((root / f"masks_{phase}").is_dir() for phase in FOLDERS):
+        given = root / "masks"  # one folder for all, as the generated scenes have it
     masks = {phase: folder for phase in FOLDERS if (folder := given or root / f"masks_{phase}").is_dir()}
     if not masks and not table.is_file():
         return None

@@ -299,7 +299,7 @@ class Evaluation(Group):
     lpips_weights: str | None = option(None, "file of AlexNet's weights for LPIPS; none: the one in torch hub's cache")
     pairs: str | None = option(None, "table of true pairs (columns A,B); none: <dataroot>/pairs_<phase>.csv if there")
     boxes: str | None = option(None, "table of targets (file,x0,y0,x1,y1); none: <dataroot>/boxes.csv if there")
-    masks: str | None = option(None, "folder of target masks; none: <dataroot>/masks_<phase> if there")
+    masks: str | None = option(None, "folder of target masks; none: masks_<phase> or masks/FOLDER of <dataroot>")
     segmenter: str | None = option(
         None, "MODULE:FUNCTION of your own, (1, C, H, W) in [0, 1] to target or not, for mIoU"
     )

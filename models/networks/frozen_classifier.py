@@ -204,3 +204,10 @@ def _stages_of(net: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, i
         if len(calls) == 1 and halvings > 0 and channels >= best.get(halvings, ("", 0))[1]:
             best[halvings] = (name, channels)
     return dict(best[halvings] for halvings in sorted(best))
+
+
+def weights_of(net: nn.Module) -> str:
+    """How many it has, and whether they learn: `2.84 M`, `23.51 M frozen`."""
+    if isinstance(net, FrozenClassifier):
+        return f"{net.weights / 1e6:.2f} M frozen"
+    return f"{sum(parameter.numel() for parameter in net.parameters()) / 1e6:.2f} M"

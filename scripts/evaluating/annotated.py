@@ -55,7 +55,7 @@ def find_boxes(root: Path, phase: str, files: Sequence[Path], boxes: str | None,
     """
     names = below(root, files)
     table = Path(boxes) if boxes else root / "boxes.csv"
-    folder = Path(masks) if masks else root / f"masks_{phase}"
+    folder = Path(masks) if masks else _masks_in(root, phase, names)
     with_boxes, with_masks = bool(boxes) or table.is_file(), bool(masks) or folder.is_dir()
     if not with_boxes and not with_masks:
         return None
@@ -63,6 +63,13 @@ def find_boxes(root: Path, phase: str, files: Sequence[Path], boxes: str | None,
         read_boxes(table, names) if with_boxes else [[] for _ in names],
         read_masks(folder, names) if with_masks else [None for _ in names],
     )
+
+
+def _masks_in(root: Path, phase: str, names: Sequence[str]) -> Path:
+    """Where masks lie: `masks_<phase>`, or `masks/<folder of the images>`, as the generated scenes have them."""
+    usual = root / f"masks_{phase}"
+    folders = {Path(name).parts[0] for name in names if len(Path(name).parts) > 1}
+    return root / "masks" / folders.pop() if not usual.is_dir() and len(folders) == 1 else usual
 
 
 def segmenter_from(wanted: Evaluation) -> Segmenter | None:

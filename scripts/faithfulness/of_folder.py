@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataroot", type=Path, help="the data that the images come from, with boxes.csv or masks")
     parser.add_argument("--phase", default="test", help="whose masks: <dataroot>/masks_<phase>")
     parser.add_argument("--boxes", help="table of targets (file,x0,y0,x1,y1); none: <dataroot>/boxes.csv if there")
-    parser.add_argument("--masks", help="folder of target masks; none: <dataroot>/masks_<phase> if there")
+    parser.add_argument("--masks", help="folder of target masks; none: masks_<phase> or masks/FOLDER of <dataroot>")
     parser.add_argument(
         "--wsol_splits", type=Path, help=f"split files of wsol-done-right; none: <dataroot>/{SPLITS_FOLDER} if there"
     )

@@ -23,7 +23,7 @@ class Tabulation(Group):
     explained: str = option("label", "class explained: the label where known, or the predicted one", choices=ASKED)
     against: str | None = option(None, "library whose own maps on the same network are measured too", choices=LIBRARIES)
     boxes: str | None = option(None, "table of targets (file,x0,y0,x1,y1); none: <dataroot>/boxes.csv if there")
-    masks: str | None = option(None, "folder of target masks; none: <dataroot>/masks_<phase> if there")
+    masks: str | None = option(None, "folder of target masks; none: masks_<phase> or masks/FOLDER of <dataroot>")
     tolerance: float = option(0.0, "pixels of the file by which the strongest point may miss the target", low=0)
     threshold: float = option(0.2, "share of a map's greatest value that its box is drawn around", low=0, high=1)
     sanity_images: int = option(16, "images whose maps are compared with those of random networks; 0: none", low=0)
