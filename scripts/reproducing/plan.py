@@ -66,6 +66,10 @@ ARMS: Mapping[str, Arm] = {
     "cam_mean_1": Arm(f"{_HEAD} --cam_norm mean --lambda_CAM 1", (1,), "cls"),
     "cam_softmax_1": Arm(f"{_HEAD} --cam_norm softmax --lambda_CAM 1", (1,), "cls"),
     "cls_5_cam_l2_5": Arm(f"{_HEAD} --lambda_CLS 5 --cam_norm l2 --lambda_CAM 5", (1, 2), "cls_5"),
+    # Second round, added after one seed of the first on `sar`, in which every class term at weight 1 kept G from
+    # making the target's texture.
+    "cls_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1", (2,)),
+    "cls_0.1_cam_l2_1": Arm(f"{_HEAD} --lambda_CLS 0.1 --cam_norm l2 --lambda_CAM 1", (1, 2), "cls_0.1"),
     "adv_both": Arm(f"{_CLS} --cam_weight_adv", (3,), "cls"),
     "adv_g": Arm(f"{_CLS} --cam_weight_adv --cam_adv_side g", (3,), "cls"),
     "adv_both_half": Arm(f"{_CLS} --cam_weight_adv --cam_adv_strength 0.5", (3,), "cls"),
