@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from data.images import DomainFormat, encode, unit_to_uint8
+from util import sharing
 from util.background import Background
 from util.errors import UserError, printable
 from util.files import check_writable, inside, write_atomic
@@ -108,6 +109,24 @@ class Results:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._background.__exit__(kind, error, at)
+
+    def expect(self, files: Iterable[Path]) -> None:
+        """Settle the names of the results of inputs that are to come, whoever reads them, and whether or not it can.
+
+        Raises:
+            ResultsError: as for `add`.
+        """
+        for file in files:
+            self.stem_of(file)
+
+    def gather(self, numbers: Sequence[int]) -> None:
+        """Wait for this process's files, and put the rows of all processes that share the work into one page's order.
+
+        Args:
+            numbers: of the inputs added here, one by one.
+        """
+        self.wait()
+        self._rows = sharing.in_order(numbers, self._rows)
 
     def wait(self) -> None:
         """Until every file is written; raises the first error of any."""
