@@ -32,13 +32,13 @@ def main() -> int:
     model.check_translates()
     dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple, labelled=False)
     label = f"{wanted.phase}_{run.experiment.epoch}" + (f"_{run.data.direction}" if run.turned else "")
-    results = Results(Path(wanted.results_dir) / run.experiment.name / label, "images/{kind}/{stem}", threads=writing_threads())
+    folder = Path(wanted.results_dir) / run.experiment.name / label
+    results = Results(folder, "images/{kind}/{stem}", threads=writing_threads(), files=dataset.names)
     paired = run.data.dataset_mode == "aligned"
     targets, left_out = dataset.partners(run.data.direction, paired), {}
     speed = pace(run, model, wanted.tile)
     share, done = mine(len(dataset)), []
     images = dataset.images(speed.processes, partial(read_target, targets, run, dataset.target), share)
-    results.expect(dataset.names)
 
     def translate(group: list[WholeImage]) -> list[Tensor]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]

@@ -51,7 +51,7 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     if look.class_idx < 0:
         check_classes(run, dataset.labels, dataset.source_files)
     folder = Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch
-    results = Results(folder, "{stem}_{kind}", threads=writing_threads())
+    results = Results(folder, "{stem}_{kind}", threads=writing_threads(), files=dataset.names)
     table, speed = CamTable(dataset.class_names), pace(run, model, wanted.tile)
 
     def explain(group: list[WholeImage]) -> list[tuple[Tensor, Explanation]]:
@@ -61,7 +61,6 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
 
     share, done = mine(len(dataset)), []
     explained = by_size(dataset.images(speed.processes, share=share), explain, speed.together)
-    results.expect(dataset.names)
     with results:
         for whole, (fake, seen) in progress(explained, len(share), run.log.quiet):
             caption = table.add(whole.file, whole.sample.label_A, seen)

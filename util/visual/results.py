@@ -42,12 +42,21 @@ class Results:
         longest_kind: bytes of the longest kind; what is left is for the names of the inputs.
         threads: encode and write pictures beside the caller. Then an error may be raised by a later call, and files are
             certain to be there after `write_page`, or at the end of a `with` block of this object.
+        files: all inputs that are to come, as `add` is given them: the names of their results then do not depend on
+            which process reads them, nor on whether it can.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: nothing can be written there, or a file leads out of it.
     """
 
-    def __init__(self, folder: Path, pattern: str, longest_kind: int = LONGEST_KIND, threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pattern: str,
+        longest_kind: int = LONGEST_KIND,
+        threads: int = 0,
+        files: Iterable[Path] = (),
+    ) -> None:
         check_writable(folder, "--results_dir")
         self._background = Background(threads)
         self.folder, self._pattern = folder, pattern
@@ -58,6 +67,8 @@ class Results:
         self._inside: set[Path] = set()  # folders that are known to lie in the results folder
         fixed = PurePosixPath(pattern).name.format(kind="k" * longest_kind, stem="")
         self._longest_stem = LONGEST_FILE - len(f"{fixed}.png")
+        for file in files:
+            self.stem_of(file)
 
     def add(
         self,
@@ -109,15 +120,6 @@ class Results:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._background.__exit__(kind, error, at)
-
-    def expect(self, files: Iterable[Path]) -> None:
-        """Settle the names of the results of inputs that are to come, whoever reads them, and whether or not it can.
-
-        Raises:
-            ResultsError: as for `add`.
-        """
-        for file in files:
-            self.stem_of(file)
 
     def gather(self, numbers: Sequence[int]) -> None:
         """Wait for this process's files, and put the rows of all processes that share the work into one page's order.
