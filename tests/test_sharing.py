@@ -113,7 +113,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jpg = (data / "testA" / "04.jpg").read_bytes()
     (data / "testA" / "04.jpg").write_bytes(jpg[: len(jpg) // 2])
     (data / "testA" / "05.png").write_bytes(whole[: len(whole) // 2])
-    (data / "testB" / "06.png").write_bytes(whole[: len(whole) // 2])
+    (data / "testB" / "05.png").write_bytes(whole[: len(whole) // 2])
     make_run(home / "run", *CUTCAM, classes={0: "disc", 1: "frame", 2: "bars", 3: "cross"})
     for file in (home / "run").glob("latest_net_*.pth"):
         shutil.copy(file, file.with_name(file.name.replace("latest", "1")))
