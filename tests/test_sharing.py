@@ -32,13 +32,13 @@ COMMANDS: dict[str, Command] = {
     "test": ("test", ("--batch_size", "2", *SKIP)),
     "few": ("test", ("--num_test", "1")),
     "broken": ("test", ("--num_test", "5")),
-    "looked": ("cam_infer", ("--epochs", "1,latest", "--save_raw", *SKIP)),
+    "looked": ("cam_infer", ("--save_raw", *SKIP)),
     "measured": ("evaluate", ("--batch_size", "2", *SKIP)),
     "no class": ("cam_infer", ("--class_idx", "9")),
     "grid": ("cam_infer", ("--grid", "--epochs", "latest", "--grid_images", "3", *SKIP)),
     "given": ("test", ("--input", "HOME/data/testA/00.png", "--output", "OUT")),  # the first process works alone
 }
-BY_THREE = ("test", "few", "looked", "measured")
+BY_THREE = ("test", "looked")
 
 
 def words(home: Path, place: Path, flags: tuple[object, ...]) -> list[str]:

@@ -33,6 +33,7 @@ HELP = "a training step by one process and by several, and flat, bucketed and si
 LOCAL = "127.0.0.1"
 BUCKET = 25 * 2**20  # bytes, of DistributedDataParallel
 WARM_UP = 1
+METHOD = "spawn"  # a process that has used threads or a GPU cannot be forked
 T = TypeVar("T")
 
 
@@ -64,7 +65,7 @@ def measured(wanted: argparse.Namespace) -> dict[str, Any]:
     store = TCPStore(LOCAL, 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
-        start_processes(_live, (wanted, store.port, found), nprocs=wanted.ranks, start_method="spawn")  # type: ignore[no-untyped-call]
+        start_processes(_live, (wanted, store.port, found), nprocs=wanted.ranks, start_method=METHOD)  # type: ignore[no-untyped-call]
         content: dict[str, Any] = json.loads(found.read_text())
     return content
 
