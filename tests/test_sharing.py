@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from options.groups import Evaluation, MeasuredInference
 from options.parse import extra, inference_options
+from scripts.evaluating import images
 from scripts.evaluating.bench import Bench
 from tests import commands
 from tests.conftest import make_data
@@ -31,7 +33,7 @@ SKIP = ("--on_bad_image", "skip")
 COMMANDS: dict[str, Command] = {
     "test": ("test", ("--batch_size", "2", *SKIP)),
     "few": ("test", ("--num_test", "1")),
-    "broken": ("test", ("--num_test", "5")),
+    "broken": ("test", ("--num_test", "7")),
     "looked": ("cam_infer", ("--save_raw", *SKIP)),
     "measured": ("evaluate", ("--batch_size", "2", *SKIP)),
     "no class": ("cam_infer", ("--class_idx", "9")),
@@ -107,13 +109,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = cv2.imread(str(data / "testA" / "03.png"))
     assert picture is not None
     cv2.imwrite(str(data / "testA" / "03.png"), picture[:32, :36])  # another size
-    # Two inputs of one stem, the first unreadable; and a target that is.
-    whole = (data / "testA" / "04.png").read_bytes()
-    cv2.imwrite(str(data / "testA" / "04.jpg"), picture)
-    jpg = (data / "testA" / "04.jpg").read_bytes()
-    (data / "testA" / "04.jpg").write_bytes(jpg[: len(jpg) // 2])
-    (data / "testA" / "05.png").write_bytes(whole[: len(whole) // 2])
-    (data / "testB" / "05.png").write_bytes(whole[: len(whole) // 2])
+    # Two inputs of one stem, the first unreadable; and a target that is. Both look whole from outside.
+    whole = bytearray((data / "testA" / "05.png").read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    cv2.imwrite(str(data / "testA" / "05.tif"), picture)
+    for file in ("testA/05.png", "testB/04.png"):
+        (data / file).write_bytes(bytes(whole))
     make_run(home / "run", *CUTCAM, classes={0: "disc", 1: "frame", 2: "bars", 3: "cross"})
     for file in (home / "run").glob("latest_net_*.pth"):
         shutil.copy(file, file.with_name(file.name.replace("latest", "1")))
@@ -156,13 +157,44 @@ def test_what_was_compared(home: Path) -> None:
     status = {name: (home / "2" / name / "0.status").read_text() for name in COMMANDS}
     assert status == dict.fromkeys(status, "0") | {"broken": "2", "no class": "2"}
     listed = files["test"]["run/test_latest/bad_images.txt"].decode()
-    assert listed.count("04.jpg") == listed.count("05.png") == 1
+    assert listed.count("05.png") == 1
     rows = files["looked"]["run/latest/cams.csv"].decode().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == ["00.png", "01.png", "02.png", "03.png", "04.png", "06.png"]
+    assert [row.split(",")[0] for row in rows] == ["00.png", "01.png", "02.png", "03.png", "04.png", "05.tif", "06.png"]
     assert "run/epochs/overlay_input.png" in files["grid"]
+    assert "run/latest/05_tif_fake.png" in files["looked"]
     err = (home / "2" / "broken" / "0.err").read_text()
-    assert (err.count("error: "), err.count("04.jpg")) == (1, 1)
+    assert (err.count("error: "), err.count("05.png")) == (1, 1)
     assert "real_B is left out for 1 images" in (home / "2" / "test" / "0.out").read_text()
+
+
+def test_an_evaluation_translates_in_batches_what_it_translates_one_by_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[int] = []
+    explain = images.explain_images
+
+    def watched(model: Any, samples: Any, *rest: Any) -> Any:
+        together.append(len(samples))
+        return explain(model, samples, *rest)
+
+    monkeypatch.setattr(images, "explain_images", watched)
+    found = {}
+    for size in (1, 3):
+        flags = words(home, home / f"by {size}", ("--batch_size", size, "--eval", *SKIP))
+        bench = Bench(inference_options((MeasuredInference, Evaluation), flags, "evaluate.py"), torch.device("cpu"))
+        found[size] = bench.translated(bench.run)
+        assert max(together) == size
+    one, three = found[1], found[3]
+    assert (three.names, three.source.labels) == (one.names, one.source.labels)
+    assert one.maps is not None
+    assert three.maps is not None
+    assert three.maps.classes == one.maps.classes
+    for kind in ("source", "fake", "randomised"):
+        for a, b in zip(getattr(one.maps, kind), getattr(three.maps, kind), strict=True):
+            assert b == pytest.approx(a, rel=1e-2, abs=1e-4)
+    for number in range(len(one.names)):
+        difference = one.images.read(number) - three.images.read(number)
+        assert difference.abs().max() <= 1 / 255 + 1e-6
 
 
 # --- what the processes tell each other
