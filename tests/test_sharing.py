@@ -140,8 +140,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_files_and_words_are_those_of_one_process(home: Path, name: str, world: int) -> None:
     one, several = home / "1" / name, home / str(world) / name
     expected, found = contents(one / "out"), contents(several / "out")
-    assert sorted(found) == sorted(expected)
-    assert [file for file in expected if found[file] != expected[file]] == []
+    if name != "broken":  # how far the others came is their own affair
+        assert sorted(found) == sorted(expected)
+        assert [file for file in expected if found[file] != expected[file]] == []
     for kind in ("status", "out", "err"):
         said = (one / f"0.{kind}").read_text().replace(str(one), "")
         assert sorted((several / f"0.{kind}").read_text().replace(str(several), "").splitlines()) == sorted(
