@@ -16,6 +16,7 @@ from scripts.explaining.grid import EpochGrids
 from scripts.explaining.translation import explain_split
 from util.engine.build import choose_device
 from util.errors import exit_code
+from util.sharing import as_one, is_first
 
 # Any of these asks for explainers; without them a translation run shows its own maps.
 ASKING = frozenset(
@@ -23,11 +24,15 @@ ASKING = frozenset(
 )
 
 
+@as_one
 def main() -> int:
     run = with_given(inference_options((Inference, Explanation, Given), prog="cam_infer.py"))
     look, device = extra(run, Explanation), choose_device(run.runtime.gpu_ids)
     classifier = isinstance(run.model, ClassifierOptions)
     epochs = epochs_of(run, look.epochs, every=look.grid)
+    alone = classifier or run.given & ASKING or extra(run, Given).input is not None
+    if (alone or look.fcam or isinstance(run.model, FcamOptions)) and not is_first():
+        return 0  # the first process works, the others wait for it
     if look.fcam or isinstance(run.model, FcamOptions):
         map_at_full_resolution(run, epochs, device, look.fcam)
         return 0
@@ -43,7 +48,9 @@ def main() -> int:
     for epoch in epochs:
         explain_split(at_epoch(run, epoch), device, partial(grids.add, epoch) if grids else None)
     if grids:
-        grids.write()
+        grids.gather()
+        if is_first():
+            grids.write()
     return 0
 
 

@@ -18,43 +18,52 @@ from scripts.explaining.given import translate_given
 from util.engine.build import choose_device, pace, progress, writing_threads
 from util.engine.inference import by_size, translate_images
 from util.errors import exit_code, printable
+from util.sharing import as_one, in_order, is_first, mine
 from util.visual.results import Results, Stored
 
 
+@as_one
 def main() -> int:
     run = inference_options((Inference, Given), prog="test.py", turns=True)
     wanted = extra(run, Inference)
     if extra(run, Given).input is not None:
-        return translate_given(run)
+        return translate_given(run) if is_first() else 0
     model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval, tile=wanted.tile)
     model.check_translates()
     dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple, labelled=False)
     label = f"{wanted.phase}_{run.experiment.epoch}" + (f"_{run.data.direction}" if run.turned else "")
     folder = Path(wanted.results_dir) / run.experiment.name / label
-    results = Results(folder, "images/{kind}/{stem}", threads=writing_threads())
+    results = Results(folder, "images/{kind}/{stem}", threads=writing_threads(), files=dataset.names)
     paired = run.data.dataset_mode == "aligned"
-    targets, left_out = dataset.partners(run.data.direction, paired), []
+    targets, left_out = dataset.partners(run.data.direction, paired), {}
     speed = pace(run, model, wanted.tile)
-    images = dataset.images(speed.processes, partial(read_target, targets, run, dataset.target))
+    share, done = mine(len(dataset)), []
+    images = dataset.images(speed.processes, partial(read_target, targets, run, dataset.target), share)
 
     def translate(group: list[WholeImage]) -> list[Tensor]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
         return translate_images(model, samples, sizes, speed.amp)
 
     with results:
-        for whole, fake in progress(by_size(images, translate, speed.together), len(dataset), run.log.quiet):
+        for whole, fake in progress(by_size(images, translate, speed.together), len(share), run.log.quiet):
             pictures: dict[str, Stored] = {"real_A": (whole.image, dataset.source), "fake_B": (fake, dataset.target)}
             if isinstance(whole.beside, ImageError):
-                left_out.append(str(whole.beside))
+                left_out[whole.sample.file_A] = str(whole.beside)
             elif whole.beside is not None:
                 pictures["real_B"] = whole.beside, dataset.target
             results.add(whole.file, pictures, printable(whole.file))
+            done.append(whole.sample.file_A)
 
+    results.gather(done)
+    dataset.gather()
+    reasons = in_order(list(left_out), list(left_out.values()))
+    if not is_first():
+        return 0
     note = "real_B is the target image of the same number; it is the truth only where the folders are paired."
     page = results.write_page(f"{run.experiment.name}, {label}", note if targets and not paired else "")
     dataset.list_bad_images(results.folder)
-    if left_out:
-        print(f"real_B is left out for {len(left_out)} images, first because {left_out[0]}")
+    if reasons:
+        print(f"real_B is left out for {len(reasons)} images, first because {reasons[0]}")
     print(f"{dataset.outcome('translated')}; page: {page}")
     return 0
 

@@ -41,6 +41,7 @@ from data.pairing import HALVES, pairs_of_files, place_of
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError
+from util import sharing
 from util.engine.signals import left_to_the_main_process
 from util.errors import printable
 from util.seeding import generator
@@ -89,6 +90,8 @@ class SingleDataset(Dataset):
         self, domain: Domain, root: Path, preprocess: Preprocess, target: DomainFormat, bad: Sequence[BadImage] = ()
     ) -> None:
         self._domain, self.root, self._bad = domain, root, list(bad)
+        self._known = len(self._bad)  # from the start
+        self._met: dict[int, BadImage] = {}  # by the file's number: found unreadable while images were given out
         self.bad_images = [one.line(domain.folder) for one in bad]
         self._preprocess = preprocess.for_inference()
         self.source, self.target = domain.format, target
@@ -159,6 +162,11 @@ class SingleDataset(Dataset):
         """The folder that holds the files."""
         return self._domain.folder
 
+    @property
+    def names(self) -> list[Path]:
+        """The files, relative to their folder."""
+        return [file.relative_to(self.folder) for file in self.source_files]
+
     def partners(self, direction: str, paired: bool) -> dict[int, tuple[Path, str]]:
         """Target images of the same split to show beside the inputs: number of an input -> file, and half of it.
 
@@ -205,38 +213,59 @@ class SingleDataset(Dataset):
         """An image (C, H, W) in [0, 1] at its file's size, as the network takes it: in [-1, 1], not yet padded."""
         return self._preprocess(image, generator(0, "whole")) * 2 - 1  # nothing is drawn in inference
 
-    def images(self, processes: int = 0, beside: Beside | None = None) -> Iterator[WholeImage]:
+    def images(
+        self, processes: int = 0, beside: Beside | None = None, share: range | None = None
+    ) -> Iterator[WholeImage]:
         """All files, in order; with --on_bad_image skip without those that turn out to be unreadable, which are named.
 
         Args:
             processes: read ahead; 0: files are read as they are asked for. None read ahead where images are too large
                 for the memory in which processes hand them over.
             beside: reads another image for one of these, by its number, or returns None.
+            share: only the files of these numbers, rising; whoever asks for a share calls `gather` in the end.
 
         Raises:
             ImageError: one cannot be read; those before it have been given out.
             DataError: with skip, none can.
         """
-        given, reading = 0, _Reading(self, beside)
-        ahead: Iterable[WholeImage | ImageError] = map(reading.__getitem__, range(len(self)))
-        if processes and len(self) > 1 and self._can_hand_over(processes):
+        numbers = range(len(self)) if share is None else share
+        given, reading = 0, _Reading(self, beside, numbers)
+        ahead: Iterable[WholeImage | ImageError] = map(reading.__getitem__, range(len(numbers)))
+        if processes and len(numbers) > 1 and self._can_hand_over(processes):
             ahead = DataLoader(
                 reading,
                 batch_size=None,
-                num_workers=min(processes, len(self)),
+                num_workers=min(processes, len(numbers)),
                 collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given one image
                 worker_init_fn=left_to_the_main_process,
             )
-        for file, whole in enumerate(ahead):
+        for file, whole in sharing.watched(zip(numbers, ahead, strict=True)):
             if isinstance(whole, ImageError):
                 if not self._domain.skip_bad:
                     raise whole
-                self._leave_out(BadImage(self.source_files[file], reason_of(whole, self.source_files[file])))
+                bad = BadImage(self.source_files[file], reason_of(whole, self.source_files[file]))
+                self._leave_out(file, bad)
             else:
                 given += 1
                 yield whole
-        if not given:
-            raise DataError(f"{printable(self.folder)}: none of its files can be read; the last: {self.bad_images[-1]}")
+        if not given and len(numbers) == len(self):
+            self._refuse()
+
+    def gather(self) -> None:
+        """What any process has found unreadable in its share is known to all; all must call it.
+
+        Raises:
+            DataError: none of all files could be read.
+        """
+        own = dict(self._met)
+        self._bad, self.bad_images, self._met = self._bad[: self._known], self.bad_images[: self._known], {}
+        for number, bad in sharing.in_order(list(own), list(own.items())):
+            self._leave_out(number, bad, say=number not in own)
+        if len(self._met) == len(self):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        raise DataError(f"{printable(self.folder)}: none of its files can be read; the last: {self.bad_images[-1]}")
 
     def _can_hand_over(self, processes: int) -> bool:
         """Whether the images that are on their way fit twice into the shared memory of the system."""
@@ -254,11 +283,15 @@ class SingleDataset(Dataset):
         note = f", {len(names)} skipped: {shortlist(names)}" if names else ""
         return f"{len(self) - left_out} images {what}{note}"
 
-    def _leave_out(self, bad: BadImage) -> None:
+    def _leave_out(self, number: int, bad: BadImage, say: bool = True) -> None:
+        if number in self._met:  # by the weights of an earlier epoch
+            return
         line = bad.line(self.folder)
+        self._met[number] = bad
         self._bad.append(bad)
         self.bad_images.append(line)
-        tqdm.write(f"WARNING: {line}; it is left out (--on_bad_image skip)", file=sys.stderr)
+        if say:
+            tqdm.write(f"WARNING: {line}; it is left out (--on_bad_image skip)", file=sys.stderr)
 
     def _sample(self, image: Tensor, file: int, read: int, skipped: tuple[str, ...] = ()) -> Sample:
         """Number `read`, which was read for number `file`."""
@@ -270,12 +303,12 @@ class SingleDataset(Dataset):
 class _Reading(TorchDataset[WholeImage | ImageError]):
     """What processes that read ahead do: errors come back in their place."""
 
-    def __init__(self, dataset: SingleDataset, beside: Beside | None) -> None:
-        self._dataset, self._beside = dataset, beside
+    def __init__(self, dataset: SingleDataset, beside: Beside | None, numbers: range) -> None:
+        self._dataset, self._beside, self._numbers = dataset, beside, numbers
 
-    def __getitem__(self, file: int) -> WholeImage | ImageError:
+    def __getitem__(self, place: int) -> WholeImage | ImageError:
         try:
-            whole = self._dataset.whole(file)
+            whole = self._dataset.whole(self._numbers[place])
         except ImageError as error:
             return error
         if self._beside is None:
@@ -286,7 +319,7 @@ class _Reading(TorchDataset[WholeImage | ImageError]):
             return replace(whole, beside=error)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._numbers)
 
 
 def _as_it_is(image: WholeImage | ImageError) -> WholeImage | ImageError:

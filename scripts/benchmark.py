@@ -7,6 +7,7 @@ python scripts/benchmark.py crf
 python scripts/benchmark.py data --kind jpg
 python scripts/benchmark.py infer --batch 8 --amp bf16
 python scripts/benchmark.py eval
+python scripts/benchmark.py scale --ranks 2
 """
 
 from __future__ import annotations
@@ -18,11 +19,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
-from scripts.benchmarks import cam, choices, crf, data, eval, infer, step
+from scripts.benchmarks import cam, choices, crf, data, eval, infer, scale, step
 from util.errors import exit_code
 
 # A sub-command is a module with HELP, add_arguments(parser) and run(arguments) -> exit status.
-COMMANDS = {"step": step, "choices": choices, "cam": cam, "crf": crf, "data": data, "infer": infer, "eval": eval}
+COMMANDS = {
+    "step": step,
+    "choices": choices,
+    "cam": cam,
+    "crf": crf,
+    "data": data,
+    "infer": infer,
+    "eval": eval,
+    "scale": scale,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

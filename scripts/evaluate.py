@@ -22,18 +22,26 @@ from scripts.faithfulness import of_folder
 from util.engine.build import choose_device
 from util.engine.measuring import measure
 from util.errors import exit_code
+from util.sharing import as_one, is_first
 
 
+@as_one
 def main() -> int:
     if any(word == "--maps" or word.startswith("--maps=") for word in sys.argv[1:]):
+        if not is_first():
+            return 0  # the others wait
         return of_folder.run(sys.argv[1:])
     run = inference_options((MeasuredInference, Evaluation), prog="evaluate.py")
     wanted = extra(run, Evaluation)
     chosen(wanted)  # an unknown name before any work
     epochs = epochs_of(run, wanted.epochs)
     bench = Bench(run, choose_device(run.runtime.gpu_ids))
+    if not is_first():
+        bench.help_translating()
+        return 0
     for epoch in epochs:
         evaluate(bench, at_epoch(run, epoch))
+    bench.end_translating()
     say_protocol(run.folder, bench.inference.phase, epochs[-1])
     return 0
 

@@ -19,19 +19,25 @@ def exit_code(main: Callable[[], int]) -> int:
     """Run an entry script's main; a UserError, or a file that cannot be used, becomes one line and status 2."""
     try:
         return main()
-    except UserError as error:
-        print(f"error: {_without_worker(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
-            raise
-        print("error: out of memory: lower --batch_size, --crop_size or --ngf, or take --amp bf16", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        line = line_of(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+
+
+def line_of(error: Exception) -> str | None:
+    """What a user is told of an error; None where it is a defect, which a traceback tells."""
+    if isinstance(error, UserError):
+        return _without_worker(str(error))
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input or output'}: {error.strerror or error}"
+    if isinstance(error, MemoryError | RuntimeError) and _is_of_memory(error):
+        return "out of memory: lower --batch_size, --crop_size or --ngf, or take --amp bf16"
+    return None
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -77,7 +77,7 @@ def _from_torchvision(arch: str, output_stride: int) -> Encoder:
 
 def _from_timm(name: str, output_stride: int) -> nn.Module:
     try:
-        import timm  # type: ignore[import-not-found]
+        import timm
     except ImportError as error:
         raise ValueError("timm is not installed (pip install timm)") from error
     try:

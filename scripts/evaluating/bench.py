@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,18 @@ from models.judge import TrainedJudge
 from options.groups import Evaluation, Inference
 from options.parse import RunOptions, extra
 from options.schema import OptionError
+from scripts.epochs import at_epoch
 from scripts.evaluating.annotated import boxes_of, pairs_of, segmenter_from
 from scripts.evaluating.images import Translated, target_set, translate_split
 from scripts.evaluating.judges import Judges, judge_of_run
+from util.engine.build import pace, writing_threads
+from util.engine.inference import together
 from util.engine.measuring import Clock
 from util.metrics import METRICS
 from util.metrics.base import ImageSet, Material, MetricError
 from util.metrics.features import Extractor, JudgeExtractor, cached_features
 from util.metrics.inception import InceptionExtractor
+from util.sharing import from_first
 from util.visual.results import Results
 
 PATTERN = "images/{kind}/{stem}"  # of test.py: the translations of an evaluation are found where its own are
@@ -139,9 +143,33 @@ class Bench:
     # -- an epoch ---------------------------------------------------------------------------------------------
 
     def translated(self, run: RunOptions) -> Translated:
-        """The split, translated by one epoch's weights."""
+        """The split, translated by one epoch's weights.
+
+        The processes that torchrun starts share the images; those but the first come here by `help_translating`.
+        """
+        from_first((run.experiment.epoch, False))
+        return self._translated_split(run)
+
+    def help_translating(self) -> None:
+        """What the other processes do: their shares of what the first one translates, until it is done."""
+        while (job := self._next_job()) is not None:
+            epoch, training = job
+            run = at_epoch(self.run, epoch)
+            if training:
+                self._translated_training_split(run)
+            else:
+                self._translated_split(run)
+
+    def _next_job(self) -> tuple[str, bool] | None:
+        return from_first(None)
+
+    def end_translating(self) -> None:
+        """Let the other processes go."""
+        from_first(None)
+
+    def _translated_split(self, run: RunOptions) -> Translated:
         model = load_trained(run, self.device, evaluate=self.inference.eval, tile=self.inference.tile)
-        results = self._results(run, self.inference.phase)
+        results = self._results(run, self.inference.phase, self.split.names)
         with self.clock.stage("translate"):
             return self._translate(run, model, self.split, results, randomised(run, self.device))
 
@@ -177,19 +205,27 @@ class Bench:
         )
 
     def _translated_training(self, run: RunOptions) -> ImageSet:
+        from_first((run.experiment.epoch, True))
+        return self._translated_training_split(run)
+
+    def _translated_training_split(self, run: RunOptions) -> ImageSet:
         model = load_trained(run, self.device, evaluate=self.inference.eval, tile=self.inference.tile)
         with self.clock.stage("translate training images"):
-            return self._translate(run, model, self.train_split, self._results(run, "train"), None).images
+            results = self._results(run, "train", self.train_split.names)
+            return self._translate(run, model, self.train_split, results, None).images
 
     def _translate(
         self, run: RunOptions, model: Model[Any], data: SingleDataset, results: Results, random: Model[Any] | None
     ) -> Translated:
         name, quiet = f"translations of {data.folder.name}", run.log.quiet
-        return translate_split(model, random, data, results, run.networks.output_nc, name, quiet)
+        speed = pace(run, model, self.inference.tile)
+        if random is not None:
+            speed = replace(speed, together=together(random, speed.together, self.inference.tile))
+        return translate_split(model, random, data, results, run.networks.output_nc, name, speed, quiet)
 
-    def _results(self, run: RunOptions, phase: str) -> Results:
+    def _results(self, run: RunOptions, phase: str, files: Sequence[Path]) -> Results:
         folder = Path(self.inference.results_dir) / run.experiment.name / f"{phase}_{run.experiment.epoch}"
-        return Results(folder, PATTERN)
+        return Results(folder, PATTERN, threads=writing_threads(), files=files)
 
 
 def chosen(wanted: Evaluation) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ from data.pairing import place_of
 from data.single_dataset import SingleDataset, WholeImage
 from models.base import Explanation, Model
 from options.parse import RunOptions
-from util.engine.inference import explain_image, to_network, translate_image
+from util.engine.build import Pace
+from util.engine.inference import by_size, explain_images, to_network, translate_images
 from util.metrics.base import ImageSet, Maps
+from util.sharing import in_order, mine
 from util.visual.overlay import heat_map, overlay
 from util.visual.progress import with_bar
 from util.visual.results import Results
 
 Picture = NDArray[np.uint8]
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -76,64 +79,91 @@ def translate_split(
     results: Results,
     channels: int,
     name: str,
+    speed: Pace,
     quiet: bool = False,
 ) -> Translated:
     """Translate every image of a split, write the translations as test.py does, and read them back from the disk.
+
+    The processes that torchrun starts share the images, and all know the whole in the end.
 
     Args:
         random: the same model with a randomised class head, for the sanity check; None: no maps are made.
         results: of the pattern that test.py uses.
         channels: of a translation.
+        speed: how many images at once, and what reads ahead.
         quiet: no progress bar.
     """
-    gathered = _Gathered()
-    for whole in with_bar(dataset.images(), name, "image", total=len(dataset), quiet=quiet):
+    done: list[_Done] = []
+    share = mine(len(dataset))
+
+    def work(group: list[WholeImage]) -> list[_Work]:
+        samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
         if random is None:
-            fake = translate_image(model, whole.sample.A, whole.size)
-        else:
-            fake, seen = explain_image(model, whole.sample.A, whole.size, whole.sample.label_A)
-            explained = int(seen.classes[0])
-            gathered.add_maps(seen, explain_image(random, whole.sample.A, whole.size, explained)[1])
-        results.add(whole.file, {"fake_B": (fake, dataset.target)})
-        stem = results.stem_of(whole.file)
-        suffix = ".tif" if dataset.target.depth == "float32" else ".png"
-        gathered.add(whole, results.path("fake_B", stem, suffix))
-    return gathered.translated(model, dataset, channels, name, with_maps=random is not None)
+            return [_Work(fake) for fake in translate_images(model, samples, sizes, speed.amp)]
+        made = explain_images(model, samples, sizes, [whole.sample.label_A for whole in group], speed.amp)
+        explained = [int(seen.classes[0]) for _, seen in made]
+        others = explain_images(random, samples, sizes, explained, speed.amp)
+        return [_Work(fake, seen, other) for (fake, seen), (_, other) in zip(made, others, strict=True)]
+
+    worked = by_size(dataset.images(speed.processes, share=share), work, speed.together)
+    suffix = ".tif" if dataset.target.depth == "float32" else ".png"
+    with results:
+        for whole, made in with_bar(worked, name, "image", total=len(share), quiet=quiet):
+            results.add(whole.file, {"fake_B": (made.fake, dataset.target)})
+            done.append(_Done.of(whole, made, results.path("fake_B", results.stem_of(whole.file), suffix)))
+    numbers = [one.number for one in done]
+    results.gather(numbers)  # waits until the files are there
+    dataset.gather()
+    return _translated(in_order(numbers, done), model, dataset, channels, name, with_maps=random is not None)
 
 
-@dataclass
-class _Gathered:
-    """What accumulates while a split is translated."""
+@dataclass(frozen=True)
+class _Work:
+    """What the networks make of an image; the explanations where there is a class head."""
 
-    numbers: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-    source: list[NDArray[np.float32]] = field(default_factory=list)
-    fake: list[NDArray[np.float32]] = field(default_factory=list)
-    randomised: list[NDArray[np.float32]] = field(default_factory=list)
-    classes: list[int] = field(default_factory=list)
+    fake: Tensor
+    seen: Explanation | None = None
+    random: Explanation | None = None
 
-    def add(self, whole: WholeImage, written: Path) -> None:
-        self.numbers.append(whole.sample.file_A)
-        self.names.append(whole.file.as_posix())
-        self.files.append(written)
 
-    def add_maps(self, seen: Explanation, random: Explanation) -> None:
-        self.source.append(seen.cam[0].float().cpu().numpy())
-        self.fake.append(seen.cam_fake[0].float().cpu().numpy())
-        self.randomised.append(random.cam[0].float().cpu().numpy())
-        self.classes.append(int(seen.classes[0]))
+@dataclass(frozen=True)
+class _Done:
+    """What is kept of an image once its translation is written.
 
-    def translated(
-        self, model: Model[Any], dataset: SingleDataset, channels: int, name: str, with_maps: bool
-    ) -> Translated:
-        files, numbers = self.files, self.numbers
-        inputs = [dataset.source_files[number] for number in numbers]
-        labels = [dataset.labels[number] for number in numbers]
-        source = ImageSet(dataset.folder.name, inputs, lambda n: dataset.whole(numbers[n]).image, labels)
-        fake = ImageSet(name, files, lambda n: decode(files[n], channels, dataset.target), labels)
-        maps = Maps(self.source, self.fake, self.randomised, self.classes, confidence_of(model, dataset))
-        return Translated(source, fake, maps if with_maps else None, self.names)
+    Attributes:
+        maps: of input, of translation, and of the input by the randomised head; none without a class head.
+        explained: the class they are of.
+    """
+
+    number: int
+    name: str
+    written: Path
+    maps: tuple[Array, ...] = ()
+    explained: int = UNKNOWN
+
+    @classmethod
+    def of(cls, whole: WholeImage, made: _Work, written: Path) -> _Done:
+        number, name = whole.sample.file_A, whole.file.as_posix()
+        if made.seen is None or made.random is None:
+            return cls(number, name, written)
+        maps = made.seen.cam, made.seen.cam_fake, made.random.cam
+        plain = tuple(one[0].float().cpu().numpy() for one in maps)
+        return cls(number, name, written, plain, int(made.seen.classes[0]))
+
+
+def _translated(
+    done: Sequence[_Done], model: Model[Any], dataset: SingleDataset, channels: int, name: str, with_maps: bool
+) -> Translated:
+    files, numbers = [one.written for one in done], [one.number for one in done]
+    inputs = [dataset.source_files[number] for number in numbers]
+    labels = [dataset.labels[number] for number in numbers]
+    source = ImageSet(dataset.folder.name, inputs, lambda n: dataset.whole(numbers[n]).image, labels)
+    fake = ImageSet(name, files, lambda n: decode(files[n], channels, dataset.target), labels)
+    maps = None
+    if with_maps:
+        before, after, randomised = ([one.maps[kind] for one in done] for kind in range(3))
+        maps = Maps(before, after, randomised, [one.explained for one in done], confidence_of(model, dataset))
+    return Translated(source, fake, maps, [one.name for one in done])
 
 
 def confidence_of(model: Model[Any], dataset: SingleDataset) -> Callable[[Tensor, int], Tensor]:

@@ -14,6 +14,7 @@ from data.single_dataset import WholeImage
 from options.groups import Explanation, Inference
 from options.parse import RunOptions, extra
 from util.files import check_writable, write_atomic
+from util.sharing import in_order
 from util.visual.embedded import data_uri
 from util.visual.files import png_bytes
 from util.visual.html import render
@@ -39,6 +40,7 @@ _BY_LABEL = (
 class _Row:
     """One image: its input, and by kind what each epoch made of it."""
 
+    number: int
     start: Picture
     made: dict[str, dict[str, Picture]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
 
@@ -71,11 +73,18 @@ class EpochGrids:
         """
         if whole.sample.file_A not in evenly_spaced(count, self._most):
             return
-        row = self._rows.setdefault(whole.file.as_posix(), _Row(fitted(pictures["input"])))
+        row = self._rows.setdefault(whole.file.as_posix(), _Row(whole.sample.file_A, fitted(pictures["input"])))
         for kind, made in row.made.items():
             made[epoch] = fitted(pictures[kind])
         if epoch not in self._epochs:
             self._epochs.append(epoch)
+
+    def gather(self) -> None:
+        """Put the images that the processes have kept of their shares into order; all must call it."""
+        numbers = [row.number for row in self._rows.values()]
+        self._rows = dict(in_order(numbers, list(self._rows.items())))
+        first = range(len(self._epochs))
+        self._epochs = list(dict.fromkeys(in_order(first, self._epochs)))
 
     def write(self) -> Path:
         """Write each grid as PNG and PDF, and a page that holds them all; returns the page's path."""

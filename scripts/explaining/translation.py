@@ -22,6 +22,7 @@ from options.parse import RunOptions, extra
 from util.engine.build import pace, progress, writing_threads
 from util.engine.inference import by_size, explain_images
 from util.errors import printable
+from util.sharing import is_first, mine
 from util.visual.cam_table import CamTable
 from util.visual.overlay import colormap, heat_map, overlay
 from util.visual.results import Results, Stored
@@ -33,6 +34,8 @@ Watch = Callable[[WholeImage, Mapping[str, Picture], int], None]
 
 def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = None) -> None:
     """Write translations, maps, overlays, `cams.csv` and a page to `<results_dir>/<name>/<epoch>`.
+
+    The processes that torchrun starts share the images; the first writes table and page.
 
     Args:
         run: options of the run, with those of inference and explanation; its epoch is the one explained.
@@ -48,7 +51,7 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     if look.class_idx < 0:
         check_classes(run, dataset.labels, dataset.source_files)
     folder = Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch
-    results = Results(folder, "{stem}_{kind}", threads=writing_threads())
+    results = Results(folder, "{stem}_{kind}", threads=writing_threads(), files=dataset.names)
     table, speed = CamTable(dataset.class_names), pace(run, model, wanted.tile)
 
     def explain(group: list[WholeImage]) -> list[tuple[Tensor, Explanation]]:
@@ -56,9 +59,10 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
         chosen = [look.class_idx if look.class_idx >= 0 else whole.sample.label_A for whole in group]
         return explain_images(model, samples, sizes, chosen, speed.amp)
 
-    explained = by_size(dataset.images(speed.processes), explain, speed.together)
+    share, done = mine(len(dataset)), []
+    explained = by_size(dataset.images(speed.processes, share=share), explain, speed.together)
     with results:
-        for whole, (fake, seen) in progress(explained, len(dataset), run.log.quiet):
+        for whole, (fake, seen) in progress(explained, len(share), run.log.quiet):
             caption = table.add(whole.file, whole.sample.label_A, seen)
             translation: Stored = (fake, dataset.target)
             drawn = drawings(whole, fake, seen, look)
@@ -69,7 +73,13 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
             if watch is not None:
                 plain = {"input": unit_to_uint8(whole.image), "fake": unit_to_uint8(fake)}
                 watch(whole, plain | {kind: draw() for kind, draw in drawn.items()}, len(dataset))
+            done.append(whole.sample.file_A)
 
+    results.gather(done)
+    table.gather(done)
+    dataset.gather()
+    if not is_first():
+        return
     table.write(results.folder / "cams.csv")
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
     dataset.list_bad_images(results.folder)

@@ -107,7 +107,7 @@ def run_onnx(path: Path) -> Runner:
         MissingPackageError: onnxruntime is not installed.
     """
     try:
-        import onnxruntime  # type: ignore[import-untyped,unused-ignore]
+        import onnxruntime
     except ImportError as error:
         raise missing("onnxruntime", "--check") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -117,7 +117,7 @@ def test_another_network_does_not_pass(made: tuple[Any, Any, Path]) -> None:
 
 
 def test_windows_and_classes_go_along(made: tuple[Any, Any, Path]) -> None:
-    import onnxruntime  # type: ignore[import-untyped,unused-ignore]
+    import onnxruntime
 
     _, _, place = made
     session = onnxruntime.InferenceSession(str(place / "model.onnx"), providers=["CPUExecutionProvider"])

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from models.networks import ClassHead, build_generator
 from models.networks.classifier import build_classifier
-from models.networks.frozen_classifier import FrozenClassifier, GeneratorClassifier, Staged
+from models.networks.frozen_classifier import FrozenClassifier, GeneratorClassifier, Staged, weights_of
 from models.networks.staged_classifier import build_staged
-from train import weights_of
 from util.seeding import generator
 
 SIDE = 64

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.cam.functional import correlation, dead
+from util import sharing
 from util.errors import UserError
 from util.files import write_atomic
 
@@ -74,6 +75,14 @@ class CamTable:
             f"{file.as_posix()}: explained as {self._name(chosen)}, confidence {before:.2f} on the input and "
             f"{after:.2f} on the translation, correlation of the maps {same:.2f}"
         )
+
+    def gather(self, numbers: Sequence[int]) -> None:
+        """Put the rows of all processes that share the work into order.
+
+        Args:
+            numbers: of the inputs added here, one by one.
+        """
+        self._rows = sharing.in_order(numbers, self._rows)
 
     def write(self, path: Path) -> None:
         """Write the table; the file appears whole or not at all."""

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from data.images import DomainFormat, encode, unit_to_uint8
+from util import sharing
 from util.background import Background
 from util.errors import UserError, printable
 from util.files import check_writable, inside, write_atomic
@@ -41,12 +42,21 @@ class Results:
         longest_kind: bytes of the longest kind; what is left is for the names of the inputs.
         threads: encode and write pictures beside the caller. Then an error may be raised by a later call, and files are
             certain to be there after `write_page`, or at the end of a `with` block of this object.
+        files: all inputs that are to come, as `add` is given them: the names of their results then do not depend on
+            which process reads them, nor on whether it can.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: nothing can be written there, or a file leads out of it.
     """
 
-    def __init__(self, folder: Path, pattern: str, longest_kind: int = LONGEST_KIND, threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pattern: str,
+        longest_kind: int = LONGEST_KIND,
+        threads: int = 0,
+        files: Iterable[Path] = (),
+    ) -> None:
         check_writable(folder, "--results_dir")
         self._background = Background(threads)
         self.folder, self._pattern = folder, pattern
@@ -57,6 +67,8 @@ class Results:
         self._inside: set[Path] = set()  # folders that are known to lie in the results folder
         fixed = PurePosixPath(pattern).name.format(kind="k" * longest_kind, stem="")
         self._longest_stem = LONGEST_FILE - len(f"{fixed}.png")
+        for file in files:
+            self.stem_of(file)
 
     def add(
         self,
@@ -108,6 +120,15 @@ class Results:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._background.__exit__(kind, error, at)
+
+    def gather(self, numbers: Sequence[int]) -> None:
+        """Wait for this process's files, and put the rows of all processes that share the work into one page's order.
+
+        Args:
+            numbers: of the inputs added here, one by one.
+        """
+        self.wait()
+        self._rows = sharing.in_order(numbers, self._rows)
 
     def wait(self) -> None:
         """Until every file is written; raises the first error of any."""
