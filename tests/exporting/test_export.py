@@ -192,7 +192,7 @@ def test_damaged_and_foreign_weights_are_refused_by_name(folder: Path, tmp_path:
             load_run(tmp_path)
 
 
-@pytest.mark.parametrize(("package", "format_"), [("onnxscript", "onnx"), ("safetensors.torch", "hub")])
+@pytest.mark.parametrize(("package", "format_"), [("onnx", "onnx"), ("safetensors.torch", "hub")])
 def test_an_absent_package_is_named(
     package: str, format_: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
