@@ -56,6 +56,7 @@ class CutCamState(CutState):
     labels: Tensor  # (N,) int64, true or pseudo, -1 none
     logits_A: Tensor  # (N, K) of x; the head learns from these
     logits_fake: Tensor  # (N, K) of G(x), by the frozen head
+    logits_taught: Tensor | None  # (N, K) of G(x) as a constant, where the head learns from it too
     cam_A: Tensor  # of x, detached
     cam_fake: Tensor  # of G(x), by the frozen head
     has_cam: Tensor  # (N,) bool: the class explained is known, or the map needs none
@@ -134,8 +135,9 @@ class CutCamModel(CutModel):
         cut = super().forward_train(batch, info)
         layer, count = self.cam_index, len(batch.A)
         hidden_A = self.head.hidden_map(cut.seen_A[layer])
-        self.head.update_statistics(hidden_A)
         hidden_fake = self.head.hidden_map(cut.query_A[layer], frozen=True)
+        both = self.opt.head_learns == "both"
+        self.head.update_statistics(torch.cat([hidden_A, hidden_fake]) if both else hidden_A)
         logits_A = self.head.logits_from_hidden(hidden_A)
         labels = self.pseudo.resolve(batch.label_A, batch.path_A, logits_A)
         classes = torch.where(labels >= 0, labels, logits_A.detach().argmax(1))
@@ -148,6 +150,7 @@ class CutCamModel(CutModel):
             labels=labels,
             logits_A=logits_A,
             logits_fake=self.head.logits_from_hidden(hidden_fake, frozen=True),
+            logits_taught=self.head(cut.query_A[layer].detach()) if both else None,
             cam_A=cam_A,
             cam_fake=self.class_map(cut.query_A[layer], hidden_fake, classes),
             has_cam=(labels >= 0) | torch.full_like(labels, self.opt.cam_method == "label_free", dtype=torch.bool),
@@ -240,7 +243,9 @@ class CutCamModel(CutModel):
         self._watch(state)
         if opt.lambda_CLS * state.cls_ramp > 0:
             soft = state.batch.label_A < 0
-            loss = class_consistency(state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing)
+            loss = class_consistency(
+                state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing, taught=state.logits_taught
+            )
             terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
         if opt.lambda_CAM * state.cam_ramp > 0:
             moved = cam_invariance(state.cam_A, state.cam_fake, opt.cam_norm, opt.cam_eps, opt.cam_tau)

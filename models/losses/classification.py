@@ -16,6 +16,7 @@ def class_consistency(
     soft: Tensor,
     smoothing: float = 0.1,
     temperature: float = 1.0,
+    taught: Tensor | None = None,
 ) -> Tensor:
     """Half the cross-entropy of the input plus half the disagreement of the translation, per image.
 
@@ -31,6 +32,9 @@ def class_consistency(
         soft: (N,) bool, true where the label is a pseudo-label.
         smoothing: label smoothing of both cross-entropies, in [0,1).
         temperature: T of the KL term; gradients are not rescaled by its square.
+        taught: (N,K) of the translations as constants, by the learning head: half their cross-entropy is added, so
+            that the head knows the classes in the target's style too and the second half does not hold on to the
+            source's.
 
     Returns:
         (N,), 0 without gradient where the label is unknown. A mean over known samples is `sum() / (labels >=
@@ -47,5 +51,7 @@ def class_consistency(
         teacher = (logits_x.detach() / temperature).log_softmax(dim=1)
         student = (logits_fake / temperature).log_softmax(dim=1)
         agree = (teacher.exp() * (teacher - student)).sum(dim=1)
+        if taught is not None:
+            learn = learn + F.cross_entropy(full_precision(taught), target, reduction="none", label_smoothing=smoothing)
         loss = 0.5 * (learn + torch.where(soft, agree, hard))
     return torch.where(known, loss, torch.zeros_like(loss))

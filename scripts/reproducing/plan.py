@@ -73,6 +73,8 @@ ARMS: Mapping[str, Arm] = {
     # Third round, after two seeds of these: what the map weighs and chooses, with class terms that small.
     "cls_0.1_adv_both": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --cam_weight_adv", (3,), "cls_0.1"),
     "cls_0.1_query_cam": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --nce_query cam", (7,), "cls_0.1"),
+    "taught": Arm(f"{_CLS} --head_learns both", (2,), "cls"),
+    "taught_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --head_learns both", (2,), "cls_0.1"),
     "adv_both": Arm(f"{_CLS} --cam_weight_adv", (3,), "cls"),
     "adv_g": Arm(f"{_CLS} --cam_weight_adv --cam_adv_side g", (3,), "cls"),
     "adv_both_half": Arm(f"{_CLS} --cam_weight_adv --cam_adv_strength 0.5", (3,), "cls"),

@@ -49,6 +49,17 @@ def test_mixed_batch_is_torchs() -> None:
         torch.testing.assert_close(out[i], 0.5 * (learn + second))
 
 
+def test_what_is_taught_is_half_a_cross_entropy_more() -> None:
+    x, fake, taught = logits(3, 4), logits(3, 4, seed=1), logits(3, 4, seed=2).requires_grad_()
+    labels, soft = torch.tensor([2, -1, 0]), torch.tensor([False, False, True])
+    more = class_consistency(x, fake, labels, soft, taught=taught) - class_consistency(x, fake, labels, soft)
+    wanted = 0.5 * F.cross_entropy(taught, labels.clamp_min(0), label_smoothing=0.1, reduction="none")
+    torch.testing.assert_close(more, wanted * torch.tensor([1.0, 0.0, 1.0]))
+    more.sum().backward()
+    assert taught.grad is not None
+    assert bool((taught.grad[1] == 0).all())
+
+
 def test_gradients_of_a_true_label_reach_both_sides() -> None:
     x, fake = logits(1, 4).requires_grad_(), logits(1, 4, seed=1).requires_grad_()
     torch.autograd.backward(class_consistency(x, fake, torch.tensor([2]), HARD, smoothing=0.0).sum())

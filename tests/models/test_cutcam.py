@@ -52,6 +52,22 @@ def test_the_head_learns_from_the_cross_entropy_of_real_inputs_alone(
     torch.testing.assert_close(head_gradient(made, total), head_gradient(made, alone), rtol=1e-5, atol=1e-7)
 
 
+def test_a_head_taught_by_both_learns_from_translations_that_it_does_not_move(bench: BenchMaker) -> None:
+    made = bench(*README, "--lambda_CLS", 3, "--head_learns", "both")
+    state = forward(made)
+    assert state.logits_taught is not None
+    torch.testing.assert_close(state.logits_taught, state.logits_fake)  # one network, two ways to learn
+    total = torch.stack(list(g_terms(made, state).values())).sum()
+    alone = 1.5 * sum(
+        (F.cross_entropy(seen, state.labels, label_smoothing=0.1) for seen in (state.logits_A, state.logits_taught)),
+        torch.zeros(()),
+    )
+    torch.testing.assert_close(head_gradient(made, total), head_gradient(made, alone), rtol=1e-5, atol=1e-7)
+    generator = list(made.model.nets["G"].parameters())
+    reached = torch.autograd.grad(state.logits_taught.sum(), generator, allow_unused=True)
+    assert all(gradient is None for gradient in reached)
+
+
 def test_without_class_loss_the_head_stays_as_it_is(bench: BenchMaker) -> None:
     made = bench(*README, "--lambda_CLS", 0)
     before = [p.detach().clone() for p in made.model.nets["C"].parameters()]
