@@ -269,6 +269,11 @@ def _read_domain(
     if folder == training_folder(run):
         require_classes(labels, folder)
     labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]
+    if not labelled:
+        raise DataError(
+            f"{printable(folder)}: none of its {len(labels)} images has a label; give them rows in {LABELS_FILE}, or "
+            "name another --phase or --domain"
+        )
     if ranks.is_first():
         if skip:
             say_skipped(found.lines, str(run.folder / BAD_IMAGES_FILE))

@@ -100,6 +100,12 @@ def test_one_domain_is_read_with_its_rows_of_the_table(
     assert names(open_set(options("--val_share", 0, "--direction", "BtoA")))[0] == "trainB/00.png"
 
 
+def test_a_split_without_a_label_is_refused_by_name(root: Path, options: Options) -> None:
+    write(root / "testA/0.png", 7)
+    with pytest.raises(DataError, match=r"testA: none of its 1 images has a label; .* labels\.csv, or .* --phase"):
+        ClassesDataset.for_phase(options(), "test")
+
+
 def test_another_table_wins_over_labels_csv(root: Path, options: Options) -> None:
     other = table(root, [("trainA/03.png", 2), ("trainA/05.png", 0)], "other.csv")
     dataset = open_set(options("--labels_A", other, "--val_share", 0))
