@@ -202,6 +202,11 @@ class ClassesDataset(Dataset):
             return held
         formats, classes = load_formats(run.folder), load_classes(run.folder)
         domain, bad = _read_domain(run, folder, formats[0] if formats else None, classes)
+        if not domain.files:
+            raise DataError(
+                f"{printable(folder)}: none of its images has a label; give them rows in {LABELS_FILE}, or name "
+                "another --phase or --domain"
+            )
         return cls(domain, root, preprocess_from(run, size_multiple), seed=run.experiment.seed, bad_images=bad)
 
     def __len__(self) -> int:
@@ -269,11 +274,6 @@ def _read_domain(
     if folder == training_folder(run):
         require_classes(labels, folder)
     labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]
-    if not labelled:
-        raise DataError(
-            f"{printable(folder)}: none of its {len(labels)} images has a label; give them rows in {LABELS_FILE}, or "
-            "name another --phase or --domain"
-        )
     if ranks.is_first():
         if skip:
             say_skipped(found.lines, str(run.folder / BAD_IMAGES_FILE))
