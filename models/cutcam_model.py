@@ -6,7 +6,6 @@ translation shows the same class at the same place, and lets D look where the cl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,7 +24,8 @@ from models.cam.functional import (
     label_free_map,
     rectify,
 )
-from models.cam.monitors import map_monitors
+from models.cam.monitors import accuracy, map_monitors
+from models.class_teacher import ClassTeacher
 from models.cut_model import CutModel, CutState, GanWeights, check_channels
 from models.cutcam_options import CutCamOptions, head_layer
 from models.guards import GradientCap
@@ -38,6 +38,7 @@ from models.losses.identity import identity_loss
 from models.networks import ClassHead
 from models.pseudo_labels import PseudoLabels
 from models.queries import CAM_QUERY, ids_by_map
+from models.ramps import WARM_UP, Ramps
 from options.schema import Group, OptionError, show
 from util.seeding import StepInfo
 from util.visual.overlay import heat_map, overlay
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from data.base import Batch
     from options.parse import RunOptions
 
-WARM_UP = 0.05  # share of the run that an automatic warm-up or ramp takes
-
 
 @dataclass(frozen=True)
 class CutCamState(CutState):
@@ -55,7 +54,8 @@ class CutCamState(CutState):
 
     labels: Tensor  # (N,) int64, true or pseudo, -1 none
     logits_A: Tensor  # (N, K) of x; the head learns from these
-    logits_fake: Tensor  # (N, K) of G(x), by the frozen head
+    logits_seen: Tensor  # (N, K) of x, detached: what a translation without a true label should agree with
+    logits_fake: Tensor  # (N, K) of G(x), by the frozen head or T
     logits_taught: Tensor | None  # (N, K) of G(x) as a constant, where the head learns from it too
     cam_A: Tensor  # of x, detached
     cam_fake: Tensor  # of G(x), by the frozen head
@@ -72,6 +72,7 @@ class CutCamModel(CutModel):
     Args:
         nets: `G`, `F`, `D` as in CUT and `C`, a ClassHead on the channels of the cam_layer.
         cam_index: index of that layer in nce_layers.
+        teacher: whose network is in `nets` as `T`, to judge translations in the head's place; None: the head does.
         opt: the model's own options, for the values that are used as they are.
         seed: of the pseudo-labels.
         cut: keyword arguments of CutModel.
@@ -81,16 +82,24 @@ class CutCamModel(CutModel):
     inference_nets = ("G", "C")
 
     def __init__(
-        self, nets: dict[str, nn.Module], *, cam_index: int, opt: CutCamOptions, seed: int = 0, **cut: Any
+        self,
+        nets: dict[str, nn.Module],
+        *,
+        cam_index: int,
+        opt: CutCamOptions,
+        seed: int = 0,
+        teacher: ClassTeacher | None = None,
+        **cut: Any,
     ) -> None:
-        super().__init__(nets, **cut)
+        super().__init__(nets | ({"T": teacher.net} if teacher else {}), **cut)
+        self.teacher = teacher
         self.head: ClassHead = nets["C"]  # type: ignore[assignment]
         self.cam_index, self.opt = cam_index, opt
         self.pseudo = PseudoLabels(opt.pseudo_labels, opt.num_classes, opt.pseudo_every, seed)
         self.watch = HeadWatch(opt.num_classes, opt.collapse_window, opt.on_collapse == "stop")
         self.cap = GradientCap(opt.cam_grad_cap if self.lambda_NCE > 0 else 0.0)
         self._all_labelled = False
-        self._reached = (0.0, 0.0)  # ramps never fall, also when a run is made longer
+        self._ramps = Ramps(opt.cls_start_epoch, opt.cam_start_epoch)
 
     @classmethod
     def networks_from(cls, run: RunOptions) -> dict[str, nn.Module]:
@@ -119,7 +128,16 @@ class CutCamModel(CutModel):
                 f"--diffaug {show(opt.diffaug)}: {moved[0]} moves what --cam_weight_adv weighs by its place; use color"
             )
         cut = super().arguments_from(run)
-        return cut | {"cam_index": head_layer(opt), "opt": opt, "seed": run.experiment.seed}
+        teacher = ClassTeacher(run) if opt.classifier_run is not None else None
+        return cut | {"cam_index": head_layer(opt), "opt": opt, "seed": run.experiment.seed, "teacher": teacher}
+
+    def load_first_weights(self) -> None:
+        super().load_first_weights()
+        if self.teacher is not None:
+            self.teacher.load()
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | (self.teacher.source.facts() if self.teacher is not None else {})
 
     # -- forward ----------------------------------------------------------------------------------------------
 
@@ -145,11 +163,16 @@ class CutCamModel(CutModel):
             seen = hidden_A if not cut.mirrored else self.head.hidden_map(cut.key_A[layer])
             cam_A = self.class_map(cut.key_A[layer], seen, classes)
         cls_ramp, cam_ramp = self.ramps(info)
+        if self.teacher is not None:
+            logits_seen, logits_fake = self.teacher.judge(batch.A, cut.upright(cut.fake_B))
+        else:
+            logits_seen, logits_fake = logits_A.detach(), self.head.logits_from_hidden(hidden_fake, frozen=True)
         return CutCamState(
             **{item.name: getattr(cut, item.name) for item in fields(CutState)},
             labels=labels,
             logits_A=logits_A,
-            logits_fake=self.head.logits_from_hidden(hidden_fake, frozen=True),
+            logits_seen=logits_seen,
+            logits_fake=logits_fake,
             logits_taught=self.head(cut.query_A[layer].detach()) if both else None,
             cam_A=cam_A,
             cam_fake=self.class_map(cut.query_A[layer], hidden_fake, classes),
@@ -188,25 +211,11 @@ class CutCamModel(CutModel):
         return self.opt.cam_weight_adv and self.opt.cam_adv_side == "both" and "D" in self.nets
 
     def ramps(self, info: StepInfo) -> tuple[float, float]:
-        """How far the class terms and the CAM terms are switched on, 0 to 1, at a step.
-
-        Starts given in epochs are compared with epochs, automatic ones with the share of the run; each ramp
-        takes 5 % of the run. With labels the head can learn from the first step.
-        """
-        per_epoch = info.fraction / info.progress if info.progress > 0 else 0.0
-        opt, automatic = self.opt, 0.0 if self._all_labelled else WARM_UP
-        cls = opt.cls_start_epoch * per_epoch if opt.cls_start_epoch >= 0 else automatic
-        cam = opt.cam_start_epoch * per_epoch if opt.cam_start_epoch >= 0 else cls + WARM_UP
-        at_once = opt.cls_start_epoch <= 0 and cls == 0.0
-        cls_ramp = 1.0 if at_once else (info.fraction - cls) / WARM_UP
-        cam_ramp = 1.0 if opt.cam_start_epoch == 0 else (info.fraction - cam) / WARM_UP
-        self._reached = (
-            max(self._reached[0], min(1.0, max(0.0, cls_ramp))),
-            max(self._reached[1], min(1.0, max(0.0, cam_ramp))),
-        )
+        """How far the class terms and the CAM terms are switched on, 0 to 1, at a step; without a head: 0."""
+        cls, cam = self._ramps.at(info, self._all_labelled)
         if self.watch.collapsed:  # label-free maps go on: they need no head
-            return 0.0, self._reached[1] if opt.cam_method == "label_free" else 0.0
-        return self._reached
+            return 0.0, cam if self.opt.cam_method == "label_free" else 0.0
+        return cls, cam
 
     # -- losses -----------------------------------------------------------------------------------------------
 
@@ -243,9 +252,8 @@ class CutCamModel(CutModel):
         self._watch(state)
         if opt.lambda_CLS * state.cls_ramp > 0:
             soft = state.batch.label_A < 0
-            loss = class_consistency(
-                state.logits_A, state.logits_fake, state.labels, soft, opt.label_smoothing, taught=state.logits_taught
-            )
+            logits = (state.logits_A, state.logits_fake, state.labels, soft)
+            loss = class_consistency(*logits, opt.label_smoothing, seen=state.logits_seen, taught=state.logits_taught)
             terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
         if opt.lambda_CAM * state.cam_ramp > 0:
             moved = cam_invariance(state.cam_A, state.cam_fake, opt.cam_norm, opt.cam_eps, opt.cam_tau)
@@ -275,6 +283,8 @@ class CutCamModel(CutModel):
                 "WARNING: with --lambda_CLS 0 nothing trains the class head, so its maps are as random as its first "
                 "weights; use --lambda_CLS 1 or --cam_method label_free"
             )
+        if self.teacher is not None:
+            self.teacher.check(labels)
         self._all_labelled = min(labels, default=-1) >= 0
         if min(labels, default=-1) < 0 and self.opt.pseudo_labels == "none" and max(labels, default=-1) < 0:
             self.messages.append(
@@ -357,19 +367,18 @@ class CutCamModel(CutModel):
         return values | self._accuracies(state) | shares
 
     def _accuracies(self, state: CutCamState) -> dict[str, Tensor]:
-        """Share of labelled images the head names rightly: input, translation, and translation made soft.
+        """Share of labelled images named rightly: input (by the head), translation, and translation made soft.
 
         A translation that keeps its class only in detail too fine to see loses it when blurred.
         """
-        labels = state.batch.label_A
         blurred = F.avg_pool2d(full_precision(state.fake_B), 3, stride=1, padding=1, count_include_pad=False)
         with self.evaluating():  # looking must not change running statistics
-            soft = self.head(self.generator.encode(blurred, [self.nce_layers[self.cam_index]])[0])
-        known = labels >= 0
+            if self.teacher is not None:
+                soft = self.teacher.net(state.upright(blurred))
+            else:
+                soft = self.head(self.generator.encode(blurred, [self.nce_layers[self.cam_index]])[0])
         guesses = {"head_acc_A": state.logits_A, "head_acc_fake": state.logits_fake, "head_acc_blurred": soft}
-        if not bool(known.any()):
-            return {name: torch.tensor(math.nan, device=labels.device) for name in guesses}
-        return {name: (logits.argmax(1) == labels)[known].float().mean() for name, logits in guesses.items()}
+        return {name: accuracy(logits, state.batch.label_A) for name, logits in guesses.items()}
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
@@ -378,11 +387,11 @@ class CutCamModel(CutModel):
             "pseudo": self.pseudo.state(),
             "watch": self.watch.state(),
             "cap": self.cap.state(),
-            "reached": list(self._reached),
+            "reached": list(self._ramps.reached),
         }
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self.pseudo.load(state["pseudo"])
         self.watch.load(state["watch"])
         self.cap.load(state["cap"])
-        self._reached = (float(state["reached"][0]), float(state["reached"][1]))
+        self._ramps.reached = (float(state["reached"][0]), float(state["reached"][1]))

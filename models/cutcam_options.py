@@ -41,6 +41,10 @@ class CutCamOptions(CutOptions):
     head_learns: str = option(
         "inputs", "from which images the head learns the labels: x, or x and G(x)", choices=("inputs", "both")
     )
+    classifier_run: str | None = option(
+        None, "run (folder, or name beside this one) of a classifier, kept frozen, that judges G(x) in the head's place"
+    )
+    classifier_epoch: str = option("latest", "which exported weights of it: latest, best, a number")
     lambda_IDT: float = option(0.0, "weight of |G(y) - y|", low=0)
     lambda_EDGE: float = option(0.0, "weight of the Sobel edge loss", low=0)
     cam_norm: str = option(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from models.cam.functional import correlation, dead, entropy, rectify, std_over_mean, top_mass
@@ -27,3 +30,11 @@ def map_monitors(cam: Tensor, cam_fake: Tensor, cross: Tensor) -> dict[str, Tens
         "CAM_dead": dead(cam).float().mean(),
         "CAM_dead_fake": dead(cam_fake.detach()).float().mean(),
     }
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the images with a label >= 0 whose class (N,) has the largest of the logits (N, K); NaN without any."""
+    known = labels >= 0
+    if not bool(known.any()):
+        return torch.tensor(math.nan, device=labels.device)
+    return (logits.argmax(1) == labels)[known].float().mean()

@@ -16,6 +16,7 @@ def class_consistency(
     soft: Tensor,
     smoothing: float = 0.1,
     temperature: float = 1.0,
+    seen: Tensor | None = None,
     taught: Tensor | None = None,
 ) -> Tensor:
     """Half the cross-entropy of the input plus half the disagreement of the translation, per image.
@@ -32,6 +33,7 @@ def class_consistency(
         soft: (N,) bool, true where the label is a pseudo-label.
         smoothing: label smoothing of both cross-entropies, in [0,1).
         temperature: T of the KL term; gradients are not rescaled by its square.
+        seen: (N,K) of the inputs by whoever gives `logits_fake`, to agree with a pseudo-label's; None: `logits_x`.
         taught: (N,K) of the translations as constants, by the learning head: half their cross-entropy is added, so
             that the head knows the classes in the target's style too and the second half does not hold on to the
             source's.
@@ -48,7 +50,8 @@ def class_consistency(
         target = labels.clamp_min(0)
         learn = F.cross_entropy(logits_x, target, reduction="none", label_smoothing=smoothing)
         hard = F.cross_entropy(logits_fake, target, reduction="none", label_smoothing=smoothing)
-        teacher = (logits_x.detach() / temperature).log_softmax(dim=1)
+        reference = logits_x if seen is None else full_precision(seen)
+        teacher = (reference.detach() / temperature).log_softmax(dim=1)
         student = (logits_fake / temperature).log_softmax(dim=1)
         agree = (teacher.exp() * (teacher - student)).sum(dim=1)
         if taught is not None:

@@ -24,6 +24,7 @@ from util.metrics import METRICS as KNOWN_METRICS
 
 SETTINGS = "settings.json"
 DOMAINS_RUN = "domains"  # a classifier of horses and zebras, where no classes are known
+TEACHER_RUN = "teacher"  # a classifier of A, for the arms that ask for one
 _ALWAYS = "--num_threads 0 --display_id 0 --no_html --panel_freq 0 --monitor_freq 0 --preprocess none --quiet"
 
 
@@ -80,6 +81,8 @@ class Stage:
             write_atomic(self.folder / SETTINGS, (json.dumps(self._settings, indent=1) + "\n").encode())
         if not self.suite.labelled:
             self._fit_domains(start)
+        if any("{teacher}" in ARMS[arm].flags for arm in self.arms):
+            self._fit(start, TEACHER_RUN, self.prepared.train, "--domain", "A", "--direction", "AtoB")
 
     @cached_property
     def _settings(self) -> dict[str, object]:
@@ -92,8 +95,6 @@ class Stage:
 
     def _fit_domains(self, start: Launch) -> None:
         """A classifier that tells A from B, for the features of KID and FID where no classes are known."""
-        if (self.runs / DOMAINS_RUN / "latest_net_C.pth").is_file():
-            return
         root = self.folder / "data" / "domains"
         root.mkdir(exist_ok=True)
         for number, domain in enumerate("AB"):
@@ -101,8 +102,14 @@ class Stage:
             link.parent.mkdir(exist_ok=True)
             if not link.exists():
                 link.symlink_to(self.prepared.train.absolute() / f"train{domain}", target_is_directory=True)
-        place = ["--name", DOMAINS_RUN, "--checkpoints_dir", self.runs, "--dataroot", root, "--model", "classifier"]
-        again = ["--continue_train"] if (self.runs / DOMAINS_RUN / "latest_state.pt").exists() else []
+        self._fit(start, DOMAINS_RUN, root)
+
+    def _fit(self, start: Launch, name: str, root: Path, *more: object) -> None:
+        """Train a classifier, unless that is done."""
+        if (self.runs / name / "latest_net_C.pth").is_file():
+            return
+        place = ["--name", name, "--checkpoints_dir", self.runs, "--dataroot", root, "--model", "classifier", *more]
+        again = ["--continue_train"] if (self.runs / name / "latest_state.pt").exists() else []
         size = ["--input_nc", self.suite.channels, "--n_epochs", self.budget.judge_epochs]
         start("train.py", *place, *size, *shlex.split(f"{_ALWAYS} {self.flags}"), *again)
 
@@ -155,7 +162,7 @@ def flags_of(arm: Arm, suite: Suite, budget: Budget, epochs: int) -> list[str]:
     size = f"--input_nc {suite.channels} --output_nc {suite.channels} --ngf {budget.ngf} --ndf {budget.ngf}"
     sizes = f"{size} --batch_size {budget.batch} --load_size {budget.size} --crop_size {budget.size}"
     lasts = f"--n_epochs {epochs - decay} --n_epochs_decay {decay} --save_epoch_freq {epochs}"
-    own = arm.flags.format(classes=suite.classes, quarter=max(1, epochs // 4))
+    own = arm.flags.format(classes=suite.classes, quarter=max(1, epochs // 4), teacher=TEACHER_RUN)
     shared = shlex.split(budget.flags)
     if arm.model == "cycle_gan":  # has no contrastive loss
         shared = _without(shared, CONTRASTIVE)

@@ -25,7 +25,8 @@ class Arm:
     """One way to train.
 
     Args:
-        flags: of train.py; {classes} is the suite's number of classes, {quarter} a quarter of the epochs.
+        flags: of train.py; {classes} is the suite's number of classes, {quarter} a quarter of the epochs,
+            {teacher} the run of a classifier of A.
         questions: those it answers.
         against: the arm that it is compared with, beside CUT.
         iterations: of the budget's, for the same number of seconds instead of steps.
@@ -75,6 +76,9 @@ ARMS: Mapping[str, Arm] = {
     "cls_0.1_query_cam": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --nce_query cam", (7,), "cls_0.1"),
     "taught": Arm(f"{_CLS} --head_learns both", (2,), "cls"),
     "taught_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --head_learns both", (2,), "cls_0.1"),
+    # Fourth round: in 720 steps the head learns no ten classes, so a classifier trained on A before judges G(x).
+    "teacher": Arm(f"{_CLS} --classifier_run {{teacher}}", (2,), "cls"),
+    "teacher_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}}", (2,), "cls_0.1"),
     "adv_both": Arm(f"{_CLS} --cam_weight_adv", (3,), "cls"),
     "adv_g": Arm(f"{_CLS} --cam_weight_adv --cam_adv_side g", (3,), "cls"),
     "adv_both_half": Arm(f"{_CLS} --cam_weight_adv --cam_adv_strength 0.5", (3,), "cls"),

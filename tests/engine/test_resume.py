@@ -70,6 +70,11 @@ CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, s
         True,
         4,
     ),
+    "cutcam, taught by both, judged by a classifier": (
+        (*CUTCAM, "--head_learns", "both", "--classifier_run", classifier_run(*JUDGE)),
+        False,
+        4,
+    ),
     "srunit in mid-epoch": (SRUNIT, True, 4),
     "srunit, quotient, bf16, before it begins": ((*SRUNIT, "--reg_mode", "quotient", "--amp", "bf16"), True, 2),
     "cycle_gan, pools, mid-epoch": (("--model", "cycle_gan", "--pool_size", 3, "--monitor_freq", 4), True, 4),

@@ -90,6 +90,7 @@ OWN: dict[str, dict[str, tuple[object, ...]]] = {
         "label free": ("--cam_norm", "mean", "--cam_method", "label_free"),
         "lse": ("--cam_pool", "lse", "--cam_adv_side", "g", "--edge_mode", "ngf"),
         "taught by both": ("--head_learns", "both"),
+        "judged by a classifier": ("--classifier_run", classifier_run(*JUDGE)),
         "first layer": ("--cam_layer", 0, "--cam_pool", "topk", "--edge_mode", "keep"),
     },
     "srunit": {name: flags for name, flags in CUT_VARIANTS.items() if name != "unet"}
