@@ -10,6 +10,9 @@ if [ -n "${CI:-}" ] && ! command -v chromium >/dev/null && command -v apt-get >/
     echo "chromium cannot be installed here: the tests in a browser will be skipped"
 fi
 [ -z "${CI:-}" ] || timeout 300 bash scripts/visdom.sh --fetch || echo "the test of the dashboard will be skipped"
+# Those of exports and of the local page need what is optional for users.
+[ -z "${CI:-}" ] || timeout 900 .venv/bin/python -m pip install --quiet -c constraints.txt -r requirements-extras.txt ||
+  echo "requirements-extras.txt cannot be installed here: the tests that need them will be skipped"
 set -x
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
