@@ -79,6 +79,10 @@ ARMS: Mapping[str, Arm] = {
     # Fourth round: in 720 steps the head learns no ten classes, so a classifier trained on A before judges G(x).
     "teacher": Arm(f"{_CLS} --classifier_run {{teacher}}", (2,), "cls"),
     "teacher_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}}", (2,), "cls_0.1"),
+    # Fifth round: the two that were best at one primary outcome each, together.
+    "teacher_0.1_adv_both": Arm(
+        f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}} --cam_weight_adv", (3,), "teacher_0.1"
+    ),
     "adv_both": Arm(f"{_CLS} --cam_weight_adv", (3,), "cls"),
     "adv_g": Arm(f"{_CLS} --cam_weight_adv --cam_adv_side g", (3,), "cls"),
     "adv_both_half": Arm(f"{_CLS} --cam_weight_adv --cam_adv_strength 0.5", (3,), "cls"),
