@@ -79,10 +79,6 @@ ARMS: Mapping[str, Arm] = {
     # Fourth round: in 720 steps the head learns no ten classes, so a classifier trained on A before judges G(x).
     "teacher": Arm(f"{_CLS} --classifier_run {{teacher}}", (2,), "cls"),
     "teacher_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}}", (2,), "cls_0.1"),
-    # Fifth round: the two that were best at one primary outcome each, together.
-    "teacher_0.1_adv_both": Arm(
-        f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}} --cam_weight_adv", (3,), "teacher_0.1"
-    ),
     # CUTCAM's defaults but for the weight that all rounds before spoke against.
     "cls_0.1_cam": Arm(f"{_HEAD} --lambda_CLS 0.1", (1,), "cls_0.1"),
     "adv_both": Arm(f"{_CLS} --cam_weight_adv", (3,), "cls"),
