@@ -281,7 +281,7 @@ class CutCamModel(CutModel):
         if guided and self.opt.lambda_CLS == 0 and self.opt.cam_method != "label_free":
             self.messages.append(
                 "WARNING: with --lambda_CLS 0 nothing trains the class head, so its maps are as random as its first "
-                "weights; use --lambda_CLS 1 or --cam_method label_free"
+                "weights; use --lambda_CLS 0.1 or --cam_method label_free"
             )
         if self.teacher is not None:
             self.teacher.check(labels)

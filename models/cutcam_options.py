@@ -36,7 +36,7 @@ class CutCamOptions(CutOptions):
         choices=CAM_METHODS,
     )
     cam_standardise: bool = option(True, "centre and scale the head's pooled channels by running statistics")
-    lambda_CLS: float = option(1.0, "weight of class consistency", low=0)
+    lambda_CLS: float = option(0.1, "weight of class consistency", low=0)
     lambda_CAM: float = option(25.0, "weight of CAM invariance; means something only with --cam_norm", low=0)
     head_learns: str = option(
         "inputs", "from which images the head learns the labels: x, or x and G(x)", choices=("inputs", "both")

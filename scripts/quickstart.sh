@@ -18,7 +18,7 @@ run=(--name quickstart --checkpoints_dir "$out/checkpoints" --dataroot "$data")
 echo "== 2/5 training CUTCAM for $steps steps; about $(((steps + 239) / 240)) minutes on two cores"
 continue=()
 [ -f "$out/checkpoints/quickstart/latest_state.pt" ] && continue=(--continue_train)
-"$python" train.py --model cutcam "${run[@]}" ${continue[@]+"${continue[@]}"} \
+"$python" train.py --model cutcam --lambda_CLS 1 "${run[@]}" ${continue[@]+"${continue[@]}"} \
   --input_nc 1 --output_nc 1 --num_classes 3 --ngf 16 --ndf 16 --load_size 76 --crop_size 72 --batch_size 4 --lr 0.0004 \
   --lambda_IDT 1 --cam_weight_adv --max_iters "$steps" --n_epochs 400 --n_epochs_decay 0 \
   --print_freq 200 --update_html_freq 800 --save_latest_freq 1600 --panel_freq 1 --display_id 0 --num_threads 2 ${FLAGS:-}

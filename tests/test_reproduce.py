@@ -88,7 +88,7 @@ def test_arms_by_name_start_with_cut(tmp_path: Path) -> None:
     assert arms_of("cls,cut,cls", "confirm", tmp_path) == ("cut", "cls")
     assert arms_of("short", "screen", tmp_path) == plan.SHORT
     (tmp_path / "choice.json").write_text('{"arm": "cls_5"}')
-    assert arms_of("", "confirm", tmp_path) == ("cut", "cutcam", "cls_5")
+    assert arms_of("", "confirm", tmp_path) == ("cut", plan.DEFAULT, "cls_5")
 
 
 # --- the data

@@ -28,7 +28,7 @@ WRITE_GOLDEN = "CUTCAM_WRITE_GOLDEN"  # set it to 1 to write the files anew afte
 # Flags that switch every term of a model on.
 FULL: dict[str, tuple[object, ...]] = {
     "cut": (),
-    "cutcam": ("--num_classes", 4, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
+    "cutcam": ("--num_classes", 4, "--lambda_CLS", 1, "--lambda_IDT", 10, "--lambda_EDGE", 5, "--cam_weight_adv"),
     "classifier": ("--num_classes", 4, "--lr", 0.0002),
     "std_cl": ("--num_classes", 4, "--arch", "judge", "--optimizer", "adam", "--lr", 0.0002, "--head_lr_factor", 1),
     "fcam": ("--classifier_run", classifier_run(*JUDGE), *SMALL),

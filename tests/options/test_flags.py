@@ -245,6 +245,7 @@ PUBLISHED_CUTCAM = {
     "cam_weight_adv": False,
     "batch_size": 1,
 }
+MEASURED_CUTCAM = {"lambda_CLS": 0.1}  # docs/results.md: ten times as much was worse wherever both were tried
 
 
 @pytest.mark.parametrize("model", ["cut", "cutcam"])
@@ -265,7 +266,7 @@ def test_every_published_option_is_here_with_its_default_or_accepted(model: str,
 def test_the_published_defaults_of_cutcam() -> None:
     run = train_options(["--dataroot", "data", "--model", "cutcam"])
     here = {name: getattr(group, name) for group in run.groups() for name in fields_of(type(group))}
-    assert {name: here[name] for name in PUBLISHED_CUTCAM} == PUBLISHED_CUTCAM
+    assert {name: here[name] for name in PUBLISHED_CUTCAM} == PUBLISHED_CUTCAM | MEASURED_CUTCAM
 
 
 # --- the frozen list
