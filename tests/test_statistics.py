@@ -16,6 +16,7 @@ from util.statistics import (
     fleiss_kappa,
     holm,
     krippendorff_alpha,
+    paired_t,
     percentile_interval,
     proportion,
     resamples,
@@ -51,6 +52,13 @@ def test_of_one_value_nothing_is_known() -> None:
     assert t_interval([3.0]) is None
     assert welch([3.0], [1.0, 2.0]) is None
     assert welch([3.0, 3.0], [1.0, 1.0]) is None
+
+
+def test_differences_that_are_equal_but_for_rounding_test_nothing() -> None:
+    differences = [0.5 - 0.4, 0.4 - 0.3, 0.3 - 0.2]
+    assert len(set(differences)) > 1
+    assert paired_t(differences) is None
+    assert paired_t([0.1, 0.1 + 1e-9]) is not None
 
 
 def test_welch_by_its_formula() -> None:

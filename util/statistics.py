@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95  # of every interval
 DRAWS = 10_000  # resamples of a bootstrap, sign vectors of a permutation test
+ROUNDING = 1e-12  # relative; values that differ by less are equal
 _AT_ONCE = 2**22  # numbers held while resampling: 32 MB
 
 
@@ -63,7 +64,7 @@ def welch(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> tuple[In
     None where a side has fewer than two values, or none varies on either side.
     """
     a, b = _vector(first), _vector(second)
-    if min(len(a), len(b)) < 2 or a.std() + b.std() == 0:
+    if min(len(a), len(b)) < 2 or not (_varies(a) or _varies(b)):
         return None
     result = stats.ttest_ind(a, b, equal_var=False)
     ends = result.confidence_interval(level)
@@ -73,13 +74,17 @@ def welch(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> tuple[In
 def paired_t(differences: ArrayLike, level: float = LEVEL) -> tuple[Interval, float] | None:
     """Student's interval of a mean difference of pairs, and the p-value of none (Gosset 1908): normal differences.
 
-    None of fewer than two, or where all are equal.
+    None of fewer than two, or where all are equal but for rounding, as differences of shares of equal counts are.
     """
     array = _vector(differences)
     ends = t_interval(array, level)
-    if ends is None or np.ptp(array) == 0:
+    if ends is None or not _varies(array):
         return None
     return ends, float(stats.ttest_1samp(array, 0.0).pvalue)
+
+
+def _varies(array: Floats) -> bool:
+    return bool(np.ptp(array) > ROUNDING * np.abs(array).max())
 
 
 # --- bootstrap
