@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.annotations import read_boxes, read_masks
-from data.base import DATASETS, DataError
+from data.base import DATASETS
 from data.classes_dataset import ClassesDataset, ClassesOptions
-from data.domain import LABELS_FILE, Domain, load_classes, preprocess_from
+from data.domain import Domain, load_classes, preprocess_from
 from data.single_dataset import SingleDataset, WholeImage
 from data.wsol_dataset import WsolDataset
 from options.groups import Inference
@@ -33,8 +33,6 @@ def images_of(run: RunOptions, size_multiple: int) -> tuple[SingleDataset, Truth
     kind = DATASETS.get(run.data.dataset_mode)
     assert issubclass(kind, ClassesDataset)
     found = kind.for_phase(run, wanted.phase, size_multiple)
-    if not found.source_files:
-        raise DataError(f"--phase {wanted.phase}: none of its images has a label; add their rows to {LABELS_FILE}")
     files, labels = found.source_files[: wanted.num_test], found.labels[: wanted.num_test]
     folder = Path(os.path.commonpath([file.parent for file in files]))
     names = {**(load_classes(run.folder) or {}), **found.class_names}
