@@ -30,11 +30,12 @@ from models.cut_model import CutModel, CutState, GanWeights, check_channels
 from models.cutcam_options import CutCamOptions, head_layer
 from models.guards import GradientCap
 from models.head_watch import HeadWatch
-from models.losses.cam import adversarial_weights, cam_invariance
+from models.losses.cam import adversarial_weights
 from models.losses.classification import class_consistency
 from models.losses.diff_augment import GEOMETRIC
 from models.losses.edge import edge_loss
 from models.losses.identity import identity_loss
+from models.map_bank import MapBank
 from models.networks import ClassHead
 from models.pseudo_labels import PseudoLabels
 from models.queries import CAM_QUERY, ids_by_map
@@ -98,6 +99,7 @@ class CutCamModel(CutModel):
         self.pseudo = PseudoLabels(opt.pseudo_labels, opt.num_classes, opt.pseudo_every, seed)
         self.watch = HeadWatch(opt.num_classes, opt.collapse_window, opt.on_collapse == "stop")
         self.cap = GradientCap(opt.cam_grad_cap if self.lambda_NCE > 0 else 0.0)
+        self.bank = MapBank(opt.cam_norm, opt.cam_eps, opt.cam_tau, opt.nce_T)
         self._all_labelled = False
         self._ramps = Ramps(opt.cls_start_epoch, opt.cam_start_epoch)
 
@@ -151,7 +153,7 @@ class CutCamModel(CutModel):
 
     def forward_train(self, batch: Batch, info: StepInfo) -> CutCamState:
         cut = super().forward_train(batch, info)
-        layer, count = self.cam_index, len(batch.A)
+        layer = self.cam_index
         hidden_A = self.head.hidden_map(cut.seen_A[layer])
         hidden_fake = self.head.hidden_map(cut.query_A[layer], frozen=True)
         both = self.opt.head_learns == "both"
@@ -177,7 +179,7 @@ class CutCamModel(CutModel):
             cam_A=cam_A,
             cam_fake=self.class_map(cut.query_A[layer], hidden_fake, classes),
             has_cam=(labels >= 0) | torch.full_like(labels, self.opt.cam_method == "label_free", dtype=torch.bool),
-            cam_B=self._target_map(cut, count) if self._weights_real() and cam_ramp > 0 else None,
+            cam_B=self._target_map(cut) if self._weights_real() and cam_ramp > 0 else None,
             cls_ramp=cls_ramp,
             cam_ramp=cam_ramp,
         )
@@ -197,12 +199,11 @@ class CutCamModel(CutModel):
         )
 
     @torch.no_grad()
-    def _target_map(self, state: CutState, count: int) -> Tensor:
+    def _target_map(self, state: CutState) -> Tensor:
         """The map of the target image y for the class the head sees in it."""
         layer = self.cam_index
-        if len(state.key_B[layer]):
-            feature = state.key_B[layer]
-        else:
+        feature = state.key_B[layer]
+        if not len(feature):  # y went through G with nobody asking for its features
             feature = self.generator.encode(state.batch.target, [self.nce_layers[layer]])[0]
         hidden = self.head.hidden_map(feature)
         return self.class_map(feature, hidden, self.head.logits_from_hidden(hidden).argmax(1))
@@ -256,7 +257,7 @@ class CutCamModel(CutModel):
             loss = class_consistency(*logits, opt.label_smoothing, seen=state.logits_seen, taught=state.logits_taught)
             terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
         if opt.lambda_CAM * state.cam_ramp > 0:
-            moved = cam_invariance(state.cam_A, state.cam_fake, opt.cam_norm, opt.cam_eps, opt.cam_tau)
+            moved = self.bank.compare(state.cam_A, state.cam_fake, state.batch.index)
             term = opt.lambda_CAM * (moved * state.has_cam).mean()
             if self.cap.due(state.info.step):
                 self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A))
@@ -387,6 +388,7 @@ class CutCamModel(CutModel):
             "pseudo": self.pseudo.state(),
             "watch": self.watch.state(),
             "cap": self.cap.state(),
+            "bank": self.bank.state(),
             "reached": list(self._ramps.reached),
         }
 
@@ -394,4 +396,5 @@ class CutCamModel(CutModel):
         self.pseudo.load(state["pseudo"])
         self.watch.load(state["watch"])
         self.cap.load(state["cap"])
+        self.bank.load(state.get("bank"))
         self._ramps.reached = (float(state["reached"][0]), float(state["reached"][1]))

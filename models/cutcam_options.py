@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from models.cam.functional import CAM_NORMS
 from models.cut_options import CutOptions
+from models.losses.cam import CONTRAST
 from models.losses.edge import EDGE_MODES
 from models.networks.class_head import POOLS
 from models.pseudo_labels import MODES
@@ -49,8 +50,8 @@ class CutCamOptions(CutOptions):
     lambda_EDGE: float = option(0.0, "weight of the Sobel edge loss", low=0)
     cam_norm: str = option(
         "minmax",
-        "scale of maps in the CAM loss; minmax, mean: L1; l2: 2 - 2 cos; softmax: KL",
-        choices=tuple(CAM_NORMS),
+        "maps in the CAM loss; minmax, mean: L1; l2: 2 - 2 cos; softmax: KL; contrast: InfoNCE at --nce_T",
+        choices=(*CAM_NORMS, CONTRAST),
     )
     cam_tau: float = option(1.0, "temperature of --cam_norm softmax", low=1e-6)
     cam_eps: float = option(1e-6, "guard of the maps' normalisation", low=0)

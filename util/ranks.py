@@ -64,6 +64,15 @@ def on_any(here: bool) -> bool:
     return bool(sum_over_ranks(torch.tensor(float(here), device=device())) > 0) if world_size() > 1 else here
 
 
+def rows_of_all(rows: Tensor) -> Tensor:
+    """The rows of all ranks, rank by rank, on every rank; as many on each. Carries no gradient."""
+    if world_size() == 1:
+        return rows.detach()
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts)
+
+
 def texts_of_all(texts: Sequence[str]) -> list[str]:
     """The texts of all ranks, rank by rank, on every rank."""
     if world_size() == 1:

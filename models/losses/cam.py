@@ -1,4 +1,4 @@
-"""Losses from class activation maps: invariance under translation, weights for the critic."""
+"""Losses from class activation maps: invariance under translation, contrast, weights for the critic."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from models.cam.functional import EPS, cam_norm, dead, full_precision, normalize, rectify, resize_map
+
+CONTRAST = "contrast"  # the mode of `cam_contrast`, beside those of `cam_invariance`
 
 
 def _distance(target: Tensor, cam: Tensor, mode: str, eps: float, tau: float) -> Tensor:
@@ -51,6 +53,41 @@ def cam_invariance(cam_x: Tensor, cam_fake: Tensor, mode: str = "minmax", eps: f
     cam_x, cam_fake = full_precision(cam_x.detach()), full_precision(cam_fake)
     distance = _distance(cam_x, cam_fake, mode, eps, tau)
     return torch.where(dead(cam_x, eps), torch.zeros_like(distance), distance)
+
+
+def cam_contrast(
+    cam_x: Tensor, cam_fake: Tensor, others: Tensor, differ: Tensor, temperature: float = 0.07, eps: float = EPS
+) -> Tensor:
+    """Whether a translation's map is told from the maps of other images as its own input's: InfoNCE over maps.
+
+    -log exp(s / T) / (exp(s / T) + sum_j exp(s_j / T)), with s the cosine of a translation's map and its input's and
+    s_j that with another image's. Invariance alone is also served by a map that is the same for all images; this is
+    not. The form is that of van den Oord et al. 2018 (arXiv:1807.03748, eq. 4), the application to maps is our own.
+
+    Args:
+        cam_x: (N,H,W), raw or rectified map of the input; detached here.
+        cam_fake: (N,H,W), map of the translation for the same classes.
+        others: (M,H*W), rectified maps of length 1.
+        differ: (N,M) bool, whether one of them is of another image; the rest are not compared with.
+        temperature: T, above 0.
+        eps: the smallest length of a map, and the level below which an input's map is dead.
+
+    Returns:
+        (N,), in nats, at least 0; 0 without gradient where the input's map is dead or nothing differs.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    if cam_x.shape != cam_fake.shape or others.shape[1:] != cam_x.flatten(1).shape[1:]:
+        raise ValueError(
+            f"class maps {tuple(cam_x.shape)} and {tuple(cam_fake.shape)} and rows {tuple(others.shape)} differ in size"
+        )
+    with torch.autocast(cam_fake.device.type, enabled=False):
+        own, moved = (normalize(rectify(cam), "l2", eps).flatten(1) for cam in (cam_x.detach(), cam_fake))
+        same = (own * moved).sum(1, keepdim=True)
+        different = torch.where(differ, moved @ others.to(moved).T, -torch.inf)
+    loss = -(torch.cat([same, different], 1) / temperature).log_softmax(1)[:, 0]
+    return torch.where(dead(cam_x, eps), torch.zeros_like(loss), loss)
 
 
 def adversarial_weights(cam: Tensor, size: tuple[int, int], strength: float = 1.0, eps: float = EPS) -> Tensor:

@@ -82,6 +82,11 @@ ARMS: Mapping[str, Arm] = {
     "teacher_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}}", (2,), "cls_0.1"),
     # CUTCAM's defaults but for the weight that all rounds before spoke against.
     "cls_0.1_cam": Arm(f"{_HEAD} --lambda_CLS 0.1", (1,), "cls_0.1"),
+    # Fifth round, after sar's confirmation: maps of other images as negatives, and what had helped most, together.
+    "cls_0.1_contrast_1": Arm(f"{_HEAD} --lambda_CLS 0.1 --cam_norm contrast --lambda_CAM 1", (1,), "cls_0.1"),
+    "teacher_0.1_adv_both": Arm(
+        f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}} --cam_weight_adv", (2, 3), "teacher_0.1"
+    ),
     "adv_both": Arm(f"{_CLS} --cam_weight_adv", (3,), "cls"),
     "adv_g": Arm(f"{_CLS} --cam_weight_adv --cam_adv_side g", (3,), "cls"),
     "adv_both_half": Arm(f"{_CLS} --cam_weight_adv --cam_adv_strength 0.5", (3,), "cls"),

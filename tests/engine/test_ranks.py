@@ -59,6 +59,7 @@ CASES: dict[str, tuple[tuple[object, ...], dict[str, Any]]] = {
     "evaluated": (("--model", "cut", "--eval_freq", 1, "--eval_phase", "train"), {}),
     "cutcam": (CUTCAM, {}),
     "cutcam with some labels": ((*CUTCAM, "--cam_norm", "l2"), {"labelled": (0, 1)}),
+    "cutcam, maps told apart": ((*CUTCAM, "--cam_norm", "contrast"), {}),
     "cutcam without labels": ((*CUTCAM, "--pseudo_labels", "sinkhorn", "--pseudo_every", 1), {"labelled": ()}),
     "srunit": ((*SRUNIT, 0), {}),
     "srunit, released, FastCUT": (

@@ -70,8 +70,8 @@ CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, s
         True,
         4,
     ),
-    "cutcam, taught by both, judged by a classifier": (
-        (*CUTCAM, "--head_learns", "both", "--classifier_run", classifier_run(*JUDGE)),
+    "cutcam, taught by both, judged by a classifier, maps told apart": (
+        (*CUTCAM, "--cam_norm", "contrast", "--head_learns", "both", "--classifier_run", classifier_run(*JUDGE)),
         False,
         4,
     ),

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.spatial.distance import cosine
 from scipy.stats import entropy as kl
 from torch import Tensor
 
 from models.cam.functional import CAM_NORMS, dead
-from models.losses.cam import adversarial_weights, cam_invariance
+from models.losses.cam import adversarial_weights, cam_contrast, cam_invariance
 
 MODES = list(CAM_NORMS)
 
@@ -113,7 +114,63 @@ def test_bfloat16_and_autocast_are_computed_in_float32(mode: str) -> None:
     assert out.equal(cam_invariance(x.float(), fake.float(), mode))
 
 
+def unit_rows(count: int, seed: int = 7) -> Tensor:
+    return F.normalize(maps(count, 20, seed=seed).relu(), dim=1)
+
+
+def test_contrast_is_cross_entropy_over_cosines() -> None:
+    x, fake, others = maps(3, 4, 5), maps(3, 4, 5, seed=1), unit_rows(4)
+    differ = torch.tensor([[True, True, False, True], [True] * 4, [False, False, True, False]])
+    expected = []
+    for i in range(3):
+        rows = [x[i].relu().flatten(), *(others[j] for j in range(4) if differ[i, j])]
+        similar = [1 - cosine(row.numpy(), fake[i].relu().flatten().numpy()) for row in rows]
+        expected.append(F.cross_entropy(torch.tensor([similar]) / 0.2, torch.tensor([0])).item())
+    assert cam_contrast(x, fake, others, differ, 0.2).tolist() == pytest.approx(expected, abs=1e-10)
+
+
+def test_contrast_trains_the_translation_alone() -> None:
+    x, fake = maps(2, 4, 5).requires_grad_(), maps(2, 4, 5, seed=1).requires_grad_()
+    others, differ = unit_rows(3).requires_grad_(), torch.ones(2, 3, dtype=torch.bool)
+    loss = cam_contrast(x, fake, others.detach(), differ)
+    assert torch.autograd.grad(loss.sum(), x, allow_unused=True, retain_graph=True) == (None,)
+    (slope,) = torch.autograd.grad(loss.sum(), fake)
+    assert (slope.flatten(1).abs().sum(1) > 0).all()
+    assert torch.autograd.gradcheck(lambda f: cam_contrast(x, f, others.detach(), differ, 0.5), fake)
+
+
+def test_contrast_prefers_the_own_map_to_one_that_all_share() -> None:
+    x, others = maps(2, 4, 5), unit_rows(6)
+    shared = others.mean(0).view(1, 4, 5).expand(2, 4, 5)
+    differ = torch.ones(2, 6, dtype=torch.bool)
+    assert (cam_contrast(x, x, others, differ) < cam_contrast(x, shared, others, differ) - 1).all()
+
+
+def test_contrast_of_a_dead_map_or_without_others_is_nothing() -> None:
+    x, fake = maps(2, 4, 5), maps(2, 4, 5, seed=1).requires_grad_()
+    x[1] = -1.0
+    differ = torch.ones(2, 3, dtype=torch.bool)
+    first, second = cam_contrast(x, fake, unit_rows(3), differ).tolist()
+    assert first > 0
+    assert second == 0
+    for none in (cam_contrast(x, fake, unit_rows(3), ~differ), cam_contrast(x, fake, unit_rows(0), differ[:, :0])):
+        assert none.tolist() == [0, 0]
+        (slope,) = torch.autograd.grad(none.sum(), fake, retain_graph=True)
+        assert not slope.any()
+
+
+def test_contrast_in_bfloat16_is_computed_in_float32() -> None:
+    x, fake, others = maps(2, 4, 5).bfloat16(), maps(2, 4, 5, seed=1).bfloat16(), unit_rows(3).float()
+    differ = torch.ones(2, 3, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = cam_contrast(x, fake, others, differ)
+    assert out.dtype == torch.float32
+    assert out.equal(cam_contrast(x.float(), fake.float(), others, differ))
+
+
 def test_arguments_are_checked() -> None:
+    with pytest.raises(ValueError, match="differ in size"):
+        cam_contrast(X, FAKE, unit_rows(2), torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="unknown CAM normalisation 'L2'"):
         cam_invariance(X, FAKE, "L2")
     with pytest.raises(ValueError, match="resize"):

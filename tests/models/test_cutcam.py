@@ -78,7 +78,7 @@ def test_without_class_loss_the_head_stays_as_it_is(bench: BenchMaker) -> None:
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam_feature", "label_free"])
-@pytest.mark.parametrize("norm", ["minmax", "mean", "l2", "softmax"])
+@pytest.mark.parametrize("norm", ["minmax", "mean", "l2", "softmax", "contrast"])
 def test_the_cam_term_trains_through_the_translation_only(bench: BenchMaker, method: str, norm: str) -> None:
     made = bench(*README, "--cam_method", method, "--cam_norm", norm, "--cam_tau", 0.01)
     state = forward(made)

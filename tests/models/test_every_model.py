@@ -86,6 +86,7 @@ OWN: dict[str, dict[str, tuple[object, ...]]] = {
     "cutcam": CUT_VARIANTS
     | {
         "l2": ("--cam_norm", "l2"),
+        "contrast": ("--cam_norm", "contrast", "--lambda_CAM", 1),
         "softmax": ("--cam_norm", "softmax", "--cam_method", "gradcam_feature"),
         "label free": ("--cam_norm", "mean", "--cam_method", "label_free"),
         "lse": ("--cam_pool", "lse", "--cam_adv_side", "g", "--edge_mode", "ngf"),
