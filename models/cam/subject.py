@@ -57,7 +57,8 @@ class Subject:
     Args:
         net: maps images to logits (N, K), or to whatever `targets` reads; may be compiled.
         images: (N, C, H, W), N >= 1.
-        layer: a module of the network whose output is (N, C, h, w); None for methods that need none.
+        layer: a module of the network whose output holds maps (see `models.cam.layout`); None for methods that need
+            none.
         targets: see `models.cam.targets`; classes, a `Target`, or a function of the output.
         output: picks the tensor to score from an output that is a tuple or dict.
         create_graph: keep maps attached to parameters and images, for losses. The network then runs as it stands (with
@@ -239,7 +240,8 @@ class Subject:
             if self.layer is None:
                 output, activation = self._run(self.images), None
             else:
-                with ActivationTap(self.layer, self.layer_name, create_graph=self.create_graph) as tap:
+                shape = tuple(self.images.shape)
+                with ActivationTap(self.layer, shape, self.layer_name, create_graph=self.create_graph) as tap:
                     output = self._run(self.images)
                 activation = tap.activation
             with no_autocast(output.device):
@@ -316,7 +318,7 @@ class Subject:
         with self.running():
             # The clone keeps the caller's tensor from in-place layers.
             changed = activations.to(precision).clone()
-            with ActivationTap(self.layer, self.layer_name, replacement=changed):
+            with ActivationTap(self.layer, tuple(images.shape), self.layer_name, replacement=changed):
                 output = self._run(images)
         return full_precision(output)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.cam.errors import ExplainError
+from models.cam.layout import layout_of
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
@@ -81,27 +82,34 @@ class ActivationTap:
 
     Args:
         layer: the module.
+        images: shape (N, C, H, W) of what the network is given.
         name: of the layer, for messages.
         create_graph: keep the activation attached to what made it, for losses. Otherwise it is a leaf, and recording
             begins here: the layers before it cost what they cost under `no_grad`.
-        replacement: (N', C, h, w), handed on in place of the layer's output; nothing is taken.
+        replacement: (N', C, h, w), handed on in place of the positions of the layer's output; nothing is taken.
 
     Raises:
         ExplainError: on leaving, if the layer was not called exactly once, or what it gave has been overwritten;
-            within, if it gives no (N, C, h, w) tensor.
+            within, if it gives no maps (see `models.cam.layout`).
     """
 
     def __init__(
-        self, layer: nn.Module, name: str = "", *, create_graph: bool = False, replacement: Tensor | None = None
+        self,
+        layer: nn.Module,
+        images: tuple[int, ...],
+        name: str = "",
+        *,
+        create_graph: bool = False,
+        replacement: Tensor | None = None,
     ) -> None:
-        self.layer, self.name = layer, name or type(layer).__name__
+        self.layer, self.name, self._images = layer, name or type(layer).__name__, images
         self.create_graph, self.replacement = create_graph, replacement
         self.calls, self._version = 0, 0
         self._taken: Tensor | None = None
 
     @property
     def activation(self) -> Tensor:
-        """(N, C, h, w) in the network's own precision; gradients with respect to it exist."""
+        """(N, C, h, w), whatever the layer's layout, in the network's own precision; gradients to it exist."""
         if self._taken is None:
             raise ExplainError(f"layer '{self.name}' has not been called")
         return self._taken
@@ -130,17 +138,20 @@ class ActivationTap:
         self.calls += 1
         if self.calls > 1:
             return None
-        if self.replacement is not None:
-            return self.replacement
-        if not isinstance(output, Tensor) or output.ndim != 4:
+        layout = layout_of(module, output, self._images)
+        if layout is None:
             raise ExplainError(
-                f"layer '{self.name}' gives {described(output)}, not a tensor (N, C, h, w): choose another layer"
+                f"layer '{self.name}' gives {described(output)}, and no maps (N, C, h, w), (N, h, w, C) or tokens "
+                "(N, 1 + h*w, C): choose another layer"
             )
+        if self.replacement is not None:
+            return layout.with_maps(self.replacement, output)
         attached = self.create_graph and output.requires_grad
-        self._taken = output if attached else output.detach().requires_grad_()
+        maps = layout.maps_of(output)
+        self._taken = maps if attached else maps.detach().requires_grad_()
         self._version = self._taken._version
         torch.set_grad_enabled(True)
-        return self._taken.clone()
+        return layout.with_maps(self._taken.clone(), output if attached else output.detach())
 
 
 def described(value: object) -> str:

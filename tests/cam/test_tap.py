@@ -18,7 +18,7 @@ from tests.cam.tiny_networks import DenseLike, TinyNet, compiled, filled, pictur
 
 def tapped(net: nn.Module, layer: str, images: Tensor, **settings: Any) -> tuple[Tensor, Tensor]:
     """Activation and output of one pass."""
-    with running(net), ActivationTap(net.get_submodule(layer), layer, **settings) as tap:
+    with running(net), ActivationTap(net.get_submodule(layer), tuple(images.shape), layer, **settings) as tap:
         output: Tensor = net(images)
     return tap.activation, output
 
@@ -120,7 +120,7 @@ def test_a_layer_without_maps_is_an_error_that_says_what_it_gives() -> None:
 
 def test_a_tap_without_a_call_says_so() -> None:
     with pytest.raises(ExplainError, match="has not been called"):
-        _ = ActivationTap(nn.Identity(), "x").activation
+        _ = ActivationTap(nn.Identity(), (1, 3, 8, 8), "x").activation
 
 
 def test_the_error_of_the_network_itself_is_not_hidden() -> None:
@@ -157,8 +157,9 @@ def test_flags_within_a_network_that_is_partly_training_are_given_back_one_by_on
 def test_a_replacement_is_what_the_rest_gets() -> None:
     net = filled(TinyNet(inplace=True))
     other = pictures(3, 10).repeat(1, 4, 1, 1)
-    with running(net), ActivationTap(net.features[3], replacement=other.clone()) as tap:
-        output = net(pictures())
+    images = pictures()
+    with running(net), ActivationTap(net.features[3], tuple(images.shape), replacement=other.clone()) as tap:
+        output = net(images)
     assert not output.requires_grad
     torch.testing.assert_close(output, net.classify(other.relu().mean((2, 3))).detach())
     with pytest.raises(ExplainError, match="has not been called"):
