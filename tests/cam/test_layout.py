@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
-from torchvision.models.swin_transformer import SwinTransformer
-from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.ops import Permute
 
 from models.cam.base import EXPLAINERS
@@ -20,27 +19,8 @@ from models.cam.layers import find_layer
 from models.cam.layout import FIRST, LAST, TOKENS, Layout, layout_of
 from models.cam.subject import Subject
 from models.cam.targets import ClassTarget
-
-LAST_LAYER = "encoder.layers.encoder_layer_1.ln_1"
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def vit() -> nn.Module:
-    net = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=12, mlp_dim=16, num_classes=5)
-    return fill(net)
-
-
-def swin() -> nn.Module:
-    return fill(SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=5))
-
-
-def fill(net: nn.Module) -> nn.Module:
-    for number, parameter in enumerate(net.parameters()):
-        parameter.data.copy_(0.3 * randn(*parameter.shape, seed=number) + (parameter.ndim == 1))
-    return net.eval()
+from tests.cam.make_golden_tokens import FILE, LAYERS, METHODS
+from tests.cam.token_networks import LAST_LAYER, randn, swin, vit
 
 
 @pytest.mark.parametrize(
@@ -167,3 +147,16 @@ def test_a_layer_without_positions_says_what_would_do() -> None:
     net, images = vit(), randn(2, 3, 32, 32)
     with pytest.raises(ExplainError, match=r"'heads.head' gives a tensor \(2, 5\), and no maps .* tokens"):
         explain(net, images, "gradcam", layer="heads.head")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", LAYERS)
+def test_maps_of_grad_cam_with_its_reshape_transform(network: str, method: str) -> None:
+    make, layer = LAYERS[network]
+    with np.load(FILE) as golden:
+        wanted, classes = golden[f"{network}/{method}"], golden["classes"].tolist()
+        images = torch.tensor(golden["images"])
+        net = make()
+        net.load_state_dict({key: torch.tensor(golden[f"{network}/weights/{key}"]) for key in net.state_dict()})
+    found = explain(net, images, method, targets=ClassTarget(classes), layer=layer)[method].maps[:, 0].numpy()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
