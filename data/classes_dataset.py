@@ -233,6 +233,13 @@ class ClassesDataset(Dataset):
 # --- files
 
 
+def kind_of(run: RunOptions) -> type[ClassesDataset]:
+    """The data set that reads a run's labelled images, by its --dataset_mode."""
+    kind = DATASETS.get(run.data.dataset_mode)
+    assert issubclass(kind, ClassesDataset)
+    return kind
+
+
 def training_folder(run: RunOptions) -> Path:
     """Where a run's training images lie: `trainA` or `trainB`, or without a domain `train`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from models import SHAPED_BY
@@ -15,8 +16,10 @@ from models.cam.targets import DistanceTarget, Negated, PatchTarget, Target, Top
 from models.classifier_model import ClassifierModel
 from models.cut_model import CutModel
 from models.cutcam_model import CutCamModel
+from models.cycle_gan_model import CycleGanModel
 from models.networks import Generator
 from models.networks.frozen_classifier import GeneratorClassifier
+from models.pix2pix_model import Pix2PixModel
 from options.parse import RunOptions
 from options.schema import OptionError, show
 from util.checkpoint import CheckpointError, load_weights
@@ -45,7 +48,8 @@ def subject_of(model: Model[Any], what: str, patches: Sequence[int] = ()) -> Exp
 
     - "classifier": its logits, for the class predicted.
     - "head": the logits of CUTCAM's class head on G's encoder, for the class it predicts.
-    - "discriminator": the opposite of D's mean decision: what makes an image look fake.
+    - "discriminator": the opposite of D's mean decision: what makes an image look fake. Of two, the one that judges the
+      translations; of a conditional one, what in the translation does, beside its input.
     - "distance": the mean squared difference of E(image) to E(x), at G's deepest contrasted layer (CUTCAM: the head's).
 
     Args:
@@ -61,9 +65,13 @@ def subject_of(model: Model[Any], what: str, patches: Sequence[int] = ()) -> Exp
     if what == "head" and isinstance(model, CutCamModel):
         layer = model.nce_layers[model.cam_index]
         return ExplainedNet(GeneratorClassifier(model.generator, model.head, layer), "hidden", lambda _: TopK(1), _BOTH)
-    if what == "discriminator" and "D" in model.nets:
+    if what == "discriminator" and judge_name(model) in model.nets:
         window = (patches[0], patches[1], patches[2], patches[3]) if patches else None
-        return ExplainedNet(model.nets["D"], AUTO, lambda _: Negated(PatchTarget(window)), ("translation",))
+        judge, decision = model.nets[judge_name(model)], Negated(PatchTarget(window))
+        if isinstance(model, Pix2PixModel):
+            pairs = JudgeOfPairs(judge)
+            return ExplainedNet(pairs, AUTO, lambda x: pairs.beside(x, decision), ("translation",))
+        return ExplainedNet(judge, AUTO, lambda _: decision, ("translation",))
     if what == "distance" and isinstance(model, CutModel):
         layer = model.nce_layers[model.cam_index if isinstance(model, CutCamModel) else -1]
         encoder = EncoderNet(model.generator, layer)
@@ -74,10 +82,15 @@ def subject_of(model: Model[Any], what: str, patches: Sequence[int] = ()) -> Exp
 _BOTH = ("input", "translation")
 
 
+def judge_name(model: Model[Any]) -> str:
+    """Name of the network that judges the model's translations, whether it has one or not."""
+    return model.translates_by.replace("G", "D") if isinstance(model, CycleGanModel) else "D"
+
+
 def _remedy(what: str) -> str:
     return {
         "head": "train with --model cutcam, or take --explain discriminator or distance",
-        "discriminator": "a run has one with --lambda_GAN above 0",
+        "discriminator": "translation runs have one, unless they were trained with --lambda_GAN 0",
         "classifier": "train with --model classifier",
     }.get(what, f"there are {', '.join(SUBJECTS)}")
 
@@ -88,11 +101,36 @@ def load_discriminator(model: Model[Any], run: RunOptions) -> None:
     Raises:
         CheckpointError: missing, or do not fit.
     """
-    file = run.folder / f"{run.experiment.epoch}_net_D.pth"
+    name = judge_name(model)
+    file = run.folder / f"{run.experiment.epoch}_net_{name}.pth"
     if not file.is_file():
         raise CheckpointError(f"--explain discriminator: {file} does not exist; take an --epoch that has it")
-    load_weights(file, model.nets["D"], SHAPED_BY["D"])
-    model.nets["D"].to(model.device)
+    load_weights(file, model.nets[name], SHAPED_BY["D"])
+    model.nets[name].to(model.device)
+
+
+class JudgeOfPairs(nn.Module):
+    """A conditional D as a network of translations alone: (N', C, H, W), row r beside input r mod N -> decisions.
+
+    Args:
+        judge: D of input and translation as one image.
+    """
+
+    def __init__(self, judge: nn.Module) -> None:
+        super().__init__()
+        self.judge = judge
+        self._inputs: Tensor | None = None
+
+    def beside(self, inputs: Tensor, target: Target) -> Target:
+        """From here on the translations judged are of these inputs (N, C, H, W); the target is handed back."""
+        self._inputs = inputs.detach()
+        return target
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self._inputs is not None, "targets(x) says of which inputs the translations are, and comes first"
+        inputs = self._inputs.repeat(-(-len(images) // len(self._inputs)), 1, 1, 1)[: len(images)]
+        decisions: Tensor = self.judge(torch.cat([inputs.to(images), images], 1))
+        return decisions
 
 
 class EncoderNet(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.base import UNKNOWN, DataError, read_labels
 from data.checkup import BadImage, Checkup, look_at, scan_folder
-from data.classes_dataset import ClassesDataset, ClassesOptions
+from data.classes_dataset import ClassesDataset, ClassesOptions, kind_of
 from data.decoders import EXTENSIONS
 from data.domain import LABELS_FILE, Domain, load_classes, load_formats, open_domain, preprocess_from
 from data.imagenette import IMAGENETTE
@@ -155,12 +155,13 @@ def _split(run: RunOptions, size_multiple: int, phase: str) -> Domain:
     if not isinstance(run.dataset, ClassesOptions):
         found = SingleDataset.for_phase(run, phase, math.inf, size_multiple)
         return _as_domain(run, found, found.folder)
+    kind = kind_of(run)
     try:
-        classes = ClassesDataset.for_phase(run, phase, size_multiple)
+        classes = kind.for_phase(run, phase, size_multiple)
     except DataError:
         if "phase" in run.given or phase != "test":
             raise
-        classes = ClassesDataset.for_phase(run, "val", size_multiple)  # what training has held out
+        classes = kind.for_phase(run, "val", size_multiple)  # what training has held out
     return _as_domain(run, classes, _folder_of(classes.source_files))
 
 

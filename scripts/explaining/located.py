@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.annotations import read_boxes, read_masks
-from data.base import DATASETS
-from data.classes_dataset import ClassesDataset, ClassesOptions
+from data.classes_dataset import ClassesOptions, kind_of
 from data.domain import Domain, load_classes, preprocess_from
 from data.single_dataset import SingleDataset, WholeImage
 from data.wsol_dataset import WsolDataset
@@ -30,9 +29,7 @@ def images_of(run: RunOptions, size_multiple: int) -> tuple[SingleDataset, Truth
     if not isinstance(run.dataset, ClassesOptions):
         dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, size_multiple)
         return dataset, _tables(root, wanted.phase, dataset)
-    kind = DATASETS.get(run.data.dataset_mode)
-    assert issubclass(kind, ClassesDataset)
-    found = kind.for_phase(run, wanted.phase, size_multiple)
+    found = kind_of(run).for_phase(run, wanted.phase, size_multiple)
     files, labels = found.source_files[: wanted.num_test], found.labels[: wanted.num_test]
     folder = Path(os.path.commonpath([file.parent for file in files]))
     names = {**(load_classes(run.folder) or {}), **found.class_names}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.base import UNKNOWN, Dataset
 from data.checkup import at_equal_distances
-from data.classes_dataset import ClassesDataset
+from data.classes_dataset import ClassesOptions, kind_of
 from data.domain import check_classes
 from data.images import read_raw
 from data.single_dataset import SingleDataset
@@ -87,8 +87,8 @@ def case_of(run: RunOptions, device: torch.device) -> Case:
         UserError: the run has neither, or weights, images, labels, boxes or the layer cannot be used.
     """
     wanted = extra(run, Tabulation)
-    if run.experiment.model == "classifier":
-        run = ClassesDataset.settled(run)
+    if isinstance(run.dataset, ClassesOptions):
+        run = kind_of(run).settled(run)
     model = load_trained(run, device)
     what = "classifier" if isinstance(model, ClassifierModel) else "head"
     if what == "head" and "C" not in model.nets:
@@ -117,7 +117,7 @@ def _images(run: RunOptions, model: Model[Any], wanted: Tabulation) -> tuple[Dat
     """The images of the split, and which of them are taken."""
     most = wanted.num_test or math.inf
     if isinstance(model, ClassifierModel):
-        classes = ClassesDataset.for_phase(run, wanted.phase, model.size_multiple)
+        classes = kind_of(run).for_phase(run, wanted.phase, model.size_multiple)
         return classes, at_equal_distances(len(classes), most)
     single = SingleDataset.for_phase(run, wanted.phase, most, model.size_multiple, spread=True)
     return single, list(range(len(single)))

@@ -20,21 +20,10 @@ from data.wsol_splits import SplitTruth, read_places, read_split
 from data.wsol_truth import WsolBatch, truth_of, truths_of
 from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
+from tests.wsol_folder import BIRDS, SIZE, box, lines, picture, write_cub
 from util.metrics.wsol import Truth
 
 Options = Callable[..., RunOptions]
-SIZE = (24, 40)  # height, width of every image
-BIRDS = ("001.Albatross", "002.Auklet")
-
-
-def picture(path: Path, value: int = 100, target: Sequence[int] | None = None) -> None:
-    """A grey image with a bright target (x0, y0, x1, y1; both corners inside)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.full((*SIZE, 3), value, np.uint8)
-    if target is not None:
-        x0, y0, x1, y1 = target
-        image[y0 : y1 + 1, x0 : x1 + 1] = 250
-    assert cv2.imwrite(str(path), image)
 
 
 def mask(path: Path, target: Sequence[int], level: int = 255) -> None:
@@ -44,29 +33,11 @@ def mask(path: Path, target: Sequence[int], level: int = 255) -> None:
     assert cv2.imwrite(str(path), found)
 
 
-def lines(path: Path, *texts: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{text}\n" for text in texts))
-
-
 @pytest.fixture
 def cub(tmp_path: Path) -> Path:
-    """Split files as CUB's: 8 images to train, 4 of val, 2 of test; every image has a box at its own place."""
-    for phase, count in (("train", 8), ("val", 4), ("test", 2)):
-        folder, names = tmp_path / "splits" / phase, []
-        for number in range(count):
-            names.append(f"{BIRDS[number % 2]}/{phase}_{number}.jpg")
-            picture(tmp_path / names[-1], 20 * number, box(number))
-        lines(folder / "image_ids.txt", *names)
-        lines(folder / "class_labels.txt", *(f"{name},{number % 2}" for number, name in enumerate(names)))
-        lines(folder / "image_sizes.txt", *(f"{name},{SIZE[1]},{SIZE[0]}" for name in names))
-        boxes = (f"{name},{','.join(map(str, box(number)))}" for number, name in enumerate(names))
-        lines(folder / "localization.txt", *boxes)
+    """Split files as CUB's, see `write_cub`."""
+    write_cub(tmp_path)
     return tmp_path
-
-
-def box(number: int) -> list[int]:
-    return [4 * number, 2 + number, 4 * number + 7, 9 + number]
 
 
 @pytest.fixture

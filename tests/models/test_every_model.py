@@ -15,9 +15,11 @@ from torch import Tensor
 
 from data.base import Batch
 from models import MODELS
+from models.terms.base import TERMS
 from tests.models.fcam_bench import JUDGE, SMALL, classifier_run
 from util.engine.step import only_trains
 from util.seeding import generator
+from util.visual.base import LOSS_GROUPS, group_of
 
 if TYPE_CHECKING:
     from tests.conftest import Bench, BenchMaker
@@ -142,6 +144,13 @@ def flags_of(model: str, variant: str = "plain") -> tuple[object, ...]:
 
 
 # --- one step
+
+
+def test_every_term_is_printed_and_drawn_with_the_losses() -> None:
+    terms = {term for phases in REACHES.values() for names in phases.values() for term in names}
+    totals = {phase for phases in REACHES.values() for phase in phases}
+    for name in terms | totals | {name.upper() for name in TERMS.names()}:
+        assert group_of(name) in LOSS_GROUPS, name
 
 
 @pytest.mark.parametrize(("model", "variant"), variants())

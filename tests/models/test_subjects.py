@@ -61,6 +61,26 @@ def test_what_looks_fake_is_the_opposite_of_d_s_decision(bench: BenchMaker) -> N
     torch.testing.assert_close(found.scores[:, 0], -decisions.mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cycle_gan", "dclgan"])
+def test_of_two_discriminators_the_one_of_the_translations_is_asked(bench: BenchMaker, name: str) -> None:
+    model = bench("--model", name).model
+    assert subject_of(model, "discriminator").net is model.nets["D_A"]
+    model.turn_round()
+    assert subject_of(model, "discriminator").net is model.nets["D_B"]
+
+
+def test_a_conditional_discriminator_sees_each_translation_beside_its_input(bench: BenchMaker) -> None:
+    model = bench("--model", "pix2pix", "--normD", "instance").model
+    x, y = noise(2, 64, seed=1), noise(2, 64, seed=2)
+    subject = subject_of(model, "discriminator")
+    target = subject.targets(x)
+    decisions = model.nets["D"](torch.cat([x, y], 1)).detach()
+    for name in ("gradcam", "scorecam"):
+        found = explain(subject.net, y, name, targets=target, layer=subject.layer)[name]
+        torch.testing.assert_close(found.scores[:, 0], -decisions.mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+        assert found.maps.shape == (2, 1, 64, 64)
+
+
 def test_the_distance_is_between_features_of_the_deepest_layer(bench: BenchMaker) -> None:
     model = bench("--model", "cut").model
     assert isinstance(model, CutModel)
@@ -96,7 +116,7 @@ def test_a_classifier_is_explained_as_it_is(bench: BenchMaker) -> None:
     [
         (("--model", "cut"), "head", "--explain head: CutModel has none; train with --model cutcam"),
         (("--model", "cut"), "classifier", "--explain classifier: CutModel has none"),
-        (("--model", "cut", "--lambda_GAN", 0), "discriminator", "a run has one with --lambda_GAN above 0"),
+        (("--model", "cut", "--lambda_GAN", 0), "discriminator", "unless they were trained with --lambda_GAN 0"),
         (("--model", "classifier", "--num_classes", 4), "distance", "--explain distance: ClassifierModel has none"),
         (("--model", "cut"), "nothing", "there are head, discriminator, distance, classifier"),
     ],

@@ -130,12 +130,14 @@ GROUP_PATTERNS: Mapping[str, str] = {
     "contrastive": r"^NCE",
     "cam": r"^(CAM|CLS)(_[AB])?$",
     "reconstruction": r"^(IDT|EDGE|CYC|L1)(_[AB])?$",
-    "total": r"^G$",
+    "semantics": r"^SRC?$",
+    "decoder": r"^(SL|CRF|SIZE|ENT)$",
+    "total": r"^[GCS]$",
     "attention": r"^CAM_(?!weight)|^head_acc",
     "class shares": r"^head_share",
     "gradients": r"^grad_",
 }
-LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction", "total")
+LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction", "semantics", "decoder", "total")
 MONITORS = "monitors"
 
 
