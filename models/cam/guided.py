@@ -127,7 +127,10 @@ def _kind(node: Node) -> str:
 def _unguided(node: Node) -> str | None:
     """The name of an activation that stays as it is, or of what may hide one."""
     kind = _kind(node)
-    if isinstance(node, torch.autograd.function.BackwardCFunction) or kind.startswith("torch::jit"):
+    own = isinstance(node, torch.autograd.function.BackwardCFunction)
+    if own and getattr(getattr(node, "_forward_cls", None), "no_activation", False):  # it says so itself
+        return None
+    if own or kind.startswith("torch::jit"):
         return f"a function with a derivative of its own ({kind.rpartition('::')[2]})"
     if kind in ("Hardtanh", "Threshold") and not _is_relu(node):
         return kind

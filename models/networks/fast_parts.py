@@ -75,6 +75,8 @@ def _as_autocast(x: Tensor) -> Tensor:
 
 
 class _Filter(torch.autograd.Function):
+    no_activation = True  # for those who go through a recorded graph in search of activations; so below
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, padding: int) -> Tensor:
         ctx.kernel, ctx.padding, ctx.size = kernel, padding, list(x.shape[-2:])
@@ -87,6 +89,8 @@ class _Filter(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
+    no_activation = True
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, padding: int, size: list[int]) -> Tensor:
         ctx.kernel, ctx.padding = kernel, padding

@@ -131,7 +131,11 @@ class GeneratorExplainer:
 
 
 def _line(one: Explained) -> str:
-    return f"{one.words.picture.lower()} {one.words.predicted}"
+    """`input predicted: car, 81.2 %, explained: bus, 10.1 %`; what is explained only where it is something else."""
+    said = f"{one.words.picture.lower()} {one.words.predicted}"
+    names = [] if one.predicted is None else one.words.explained
+    other = f"predicted: {names[0]}" != one.words.predicted if names else False
+    return f"{said}, explained: {'; '.join(names)}" if other or len(names) > 1 else said
 
 
 def _check(look: Explanation, wanted: Inference, what: str) -> None:

@@ -111,18 +111,29 @@ def choose_inputs(run: RunOptions, size_multiple: int, names: Mapping[int, str] 
         UserError: there is no such file, folder, split or number, or files cannot be used.
     """
     look, wanted = extra(run, Explanation), extra(run, Inference)
+    _say_unused(look)
     preprocess = preprocess_from(run, size_multiple).for_inference()
     if look.image is not None:
         return given_inputs(run, look.image, size_multiple, names or {})
     domain = _split(run, size_multiple, wanted.phase)
     count = len(domain.files)
     if look.random:
+        if look.random > count:
+            print(f"--random {look.random}: --phase {wanted.phase} has {count} images; all are taken", file=sys.stderr)
         return Inputs(domain, drawn(count, look.random, run.experiment.seed), True, preprocess)
     if look.index is None:
         return Inputs(domain, range(min(count, wanted.num_test)), True, preprocess)
     if look.index >= count:
         raise OptionError(f"--index {look.index}: --phase {wanted.phase} has {count} images, 0 to {count - 1}")
     return Inputs(domain, [look.index], True, preprocess)
+
+
+def _say_unused(look: Explanation) -> None:
+    """--image goes before --random and that before --index, as in the published project."""
+    chosen = {"--image": look.image is not None, "--random": look.random > 0, "--index": look.index is not None}
+    first, *unused = [flag for flag, given in chosen.items() if given] or [""]
+    if unused:
+        print(f"{' and '.join(unused)}: not used, {first} chooses the images", file=sys.stderr)
 
 
 def given_inputs(

@@ -171,14 +171,19 @@ def chosen(home: Path, *flags: object) -> inputs.Inputs:
         return found
 
 
-def test_inputs_are_chosen_by_priority_and_random_ones_by_the_seed(home: Path) -> None:
+def test_inputs_are_chosen_by_priority_and_random_ones_by_the_seed(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = ("--image", "data/testA/02.png", "--random", 3, "--index", 1)
     assert [file.name for file in chosen(home, *image).domain.files] == ["02.png"]
+    assert capsys.readouterr().err == "--random and --index: not used, --image chooses the images\n"
     by_random = chosen(home, *image[2:]).chosen
     assert len(set(by_random)) == 3
     assert by_random == chosen(home, *image[2:4]).chosen
     assert by_random != chosen(home, *image[2:4], "--seed", 1).chosen
+    capsys.readouterr()
     assert sorted(chosen(home, "--random", 500).chosen) == list(range(10))
+    assert capsys.readouterr().err == "--random 500: --phase test has 10 images; all are taken\n"
     assert chosen(home, *image[4:]).chosen == [1]
     assert list(chosen(home, "--num_test", 4).chosen) == [0, 1, 2, 3]
     assert len(chosen(home, "--split", "train")) == 10

@@ -15,6 +15,7 @@ from models.cam.explain import display
 from models.cutcam_model import CutCamModel
 from models.subjects import load_discriminator
 from options.parse import inference_options
+from tests.conftest import CLASSES
 from tests.explaining.conftest import Command
 from tests.explaining.test_explain_classifier import seen_by_network
 from util.checkpoint import CheckpointError
@@ -75,6 +76,15 @@ def test_discriminator_and_distance_are_of_the_translation(home: Path, explain: 
         assert [entry["target"] for entry in view["maps"]] == [None, None]
         assert view["maps"][0]["score"] == pytest.approx(float(score), rel=1e-3)
         assert (folder / f"explain_{what}/02_output_hirescam_overlay.png").is_file()
+
+
+def test_the_console_says_what_is_explained_where_it_is_not_what_is_predicted(home: Path, explain: Command) -> None:
+    model, batch = trained(home), seen_by_network(home / "data/testA/03.png")
+    best = int(model.classify(batch)[0].argmax())
+    for wanted in range(4):
+        outcome = explain("gen", "--index", 3, "--class_idx", wanted, "--cam_method", "gradcam")
+        said = outcome.out.partition("; translation")[0]
+        assert (f", explained: {CLASSES[wanted]}, " in said) == (wanted != best), outcome.out
 
 
 def test_explain_with_and_cam_method_are_one_flag_beside_the_option_of_the_training(home: Path) -> None:

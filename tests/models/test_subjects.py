@@ -49,6 +49,17 @@ def test_the_head_gives_the_model_s_probabilities(bench: BenchMaker, pool: str, 
         torch.testing.assert_close(whole, torch.einsum("c,nchw->nhw", rows, hidden), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+def test_guided_maps_of_the_head_go_through_the_fixed_filters(bench: BenchMaker, antialias: bool) -> None:
+    """The anti-aliasing filter has a derivative of its own, and no activation in it."""
+    flags = () if antialias else ("--no_antialias", "--no_antialias_up")
+    model = bench(*CUTCAM, *flags).model
+    subject = subject_of(model, "head")
+    found = explain(subject.net, noise(), "guided_backprop", targets=1, layer=subject.layer)["guided_backprop"]
+    assert found.raw.shape == (2, 1, 3, 32, 32)
+    assert found.raw.abs().amax() > 0
+
+
 def test_what_looks_fake_is_the_opposite_of_d_s_decision(bench: BenchMaker) -> None:
     model = bench("--model", "cut").model
     images = noise(2, 64)
