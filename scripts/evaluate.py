@@ -15,8 +15,9 @@ from options.groups import Evaluation, MeasuredInference
 from options.parse import RunOptions, extra, inference_options
 from scripts.epochs import at_epoch, epochs_of
 from scripts.evaluating.bench import Bench, chosen
-from scripts.evaluating.pictures import draw
-from scripts.evaluating.record import record, step_of, write_record
+from scripts.evaluating.earlier import basis, with_earlier
+from scripts.evaluating.pictures import check_figures, draw
+from scripts.evaluating.record import record, record_path, step_of, write_record
 from scripts.evaluating.table import say_protocol, say_scores
 from scripts.faithfulness import of_folder
 from util.engine.build import choose_device
@@ -34,6 +35,7 @@ def main() -> int:
     run = inference_options((MeasuredInference, Evaluation), prog="evaluate.py")
     wanted = extra(run, Evaluation)
     chosen(wanted)  # an unknown name before any work
+    check_figures(wanted)
     epochs = epochs_of(run, wanted.epochs)
     bench = Bench(run, choose_device(run.runtime.gpu_ids))
     if not is_first():
@@ -52,7 +54,8 @@ def evaluate(bench: Bench, run: RunOptions) -> Path:
     bench.clock.seconds.clear()
     translated = bench.translated(run)
     material = bench.material(run, translated)
-    scores = measure(material, chosen(bench.wanted), bench.clock, required=bool(bench.wanted.metrics))
+    asked = chosen(bench.wanted)
+    scores = measure(material, asked, bench.clock, required=bool(bench.wanted.metrics))
     content = record(
         run,
         phase=phase,
@@ -63,7 +66,9 @@ def evaluate(bench: Bench, run: RunOptions) -> Path:
         feature_kind=material.feature_kind,
         scores=scores,
         seconds=bench.clock.seconds,
+        basis=basis(run, bench, material),
     )
+    content = with_earlier(record_path(run.folder, phase, epoch), content, asked)
     features = material.features
     both = (features(material.fake)[0], features(material.real)[0]) if features and material.real else None
     path = write_record(run.folder, content, both)

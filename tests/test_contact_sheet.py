@@ -14,11 +14,12 @@ from scripts.contact_sheet import main
 from util.visual.grid import MARGIN
 
 SHADES = {"real_A": 40, "fake_B": 120}
+WIDTH, HEIGHT = 100, 16  # as wide as the headings, so that pictures keep their pixels
 
 
 def picture(file: Path, shade: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 16), (shade, shade, shade)).save(file)
+    Image.new("RGB", (WIDTH, HEIGHT), (shade, shade, shade)).save(file)
 
 
 @pytest.fixture
@@ -32,21 +33,21 @@ def results(tmp_path: Path) -> Path:
 
 
 def blocks(file: Path) -> list[list[int]]:
-    """The shades of the pictures, found as uniform areas of 16 x 20 pixels."""
+    """The shades of the pictures, found as uniform areas of their size."""
     pixels = np.array(Image.open(file).convert("L")).astype(int)
     rows: list[list[int]] = []
-    top = pixels.shape[0] - MARGIN - 16
+    top = pixels.shape[0] - MARGIN - HEIGHT
     while top > 20:
         row, left = [], MARGIN
-        while left + 20 <= pixels.shape[1]:
-            area = pixels[top : top + 16, left : left + 20]
+        while left + WIDTH <= pixels.shape[1]:
+            area = pixels[top : top + HEIGHT, left : left + WIDTH]
             if area.min() == area.max() != 255:
                 row.append(int(area[0, 0]))
-                left += 20
+                left += WIDTH
             else:
                 left += 1
         rows.insert(0, row)
-        top -= 16 + MARGIN
+        top -= HEIGHT + MARGIN
     return [row for row in rows if row]
 
 

@@ -1,7 +1,7 @@
 """Evaluations of a run, read strictly, and the protocol: last, best, or mean of the last five.
 
 scripts/evaluate.py writes `<run>/evaluations/<phase>_<epoch>.json`, and the features that set metrics came from as
-`<phase>_<epoch>_features.npz` beside it.
+`<phase>_<epoch>_features.npz` beside it. What lies in folders below is no evaluation of the run any more.
 """
 
 from __future__ import annotations

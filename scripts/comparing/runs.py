@@ -17,7 +17,7 @@ from util.evaluations import Evaluation, read_evaluations
 from util.registry import did_you_mean
 
 # What changes neither the images a run is trained on nor how: names, folders, speed, what is logged.
-_OF_NO_EFFECT = frozenset(
+OF_NO_EFFECT = frozenset(
     {
         *("name", "seed", "checkpoints_dir", "results_dir", "continue_train", "epoch", "suffix", "verbose"),
         *("num_threads", "cache", "cache_gb", "cache_dir"),
@@ -117,9 +117,7 @@ def _group_by_options(runs: Sequence[Run]) -> list[Method]:
 
 def _settings(evaluation: Evaluation) -> str:
     """What makes a method: model and options that matter. Of the data root its last folder: disks differ."""
-    options: Mapping[str, Any] = {
-        name: value for name, value in evaluation.options.items() if name not in _OF_NO_EFFECT
-    }
+    options: Mapping[str, Any] = {name: value for name, value in evaluation.options.items() if name not in OF_NO_EFFECT}
     root = {"dataroot": PurePath(str(options["dataroot"])).name} if "dataroot" in options else {}
     return json.dumps([evaluation.model, {**options, **root}], sort_keys=True)
 

@@ -35,6 +35,7 @@ from util.sharing import from_first
 from util.visual.results import Results
 
 PATTERN = "images/{kind}/{stem}"  # of test.py: the translations of an evaluation are found where its own are
+OF_FEATURES = ("fid", "kid", "isc", "precision_recall", "density_coverage")
 CACHE = "features"  # below the run's evaluations
 
 
@@ -181,7 +182,7 @@ class Bench:
             return bool(names & set(metrics))
 
         with_judges = asked("semantics", "transfer")
-        with_features = asked("fid", "kid", "isc", "precision_recall", "density_coverage")
+        with_features = asked(*OF_FEATURES)
         source = translated.source
         return Material(
             source=source,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from scripts.evaluating.bench import Bench
+from options.groups import Evaluation
+from options.schema import OptionError
+from scripts.evaluating.bench import OF_FEATURES, Bench, chosen
 from scripts.evaluating.images import Translated, pictures
 from scripts.evaluating.outlines import annotated, has_outlines, legend
 from scripts.evaluating.table import protocol_of
@@ -22,15 +25,46 @@ from util.visual.report import ReportRow, select_images, write_report
 ROWS = 6  # of the montage
 # The score whose worst images a gallery shows first, in order of preference.
 SORTED_BY = ("lpips", "ssim", "CAM_energy_fake", "CAM_corr", "ssim_input", "cc_input")
+# All figures there may be, in the report's order; a file has its figure's title in small letters.
+TITLES = ("Intensities", "Features", "t-SNE", "UMAP", "Semantic flips", "Examples", "Targets")
+
+
+def check_figures(wanted: Evaluation) -> None:
+    """Refuse what cannot be drawn, before anything is translated.
+
+    Raises:
+        OptionError: --umap without features to draw, or without its package.
+        UnknownNameError: there is no metric of a name.
+    """
+    if not wanted.umap:
+        return
+    if not set(chosen(wanted)) & set(OF_FEATURES):
+        raise OptionError(
+            f"--umap: draws the features of {', '.join(OF_FEATURES)}, of which none is to be measured; add one to "
+            "--metrics, or leave out --umap"
+        )
+    if find_spec("umap") is None:
+        raise OptionError("--umap: needs the package umap-learn: pip install umap-learn, or leave out --umap")
 
 
 def draw(bench: Bench, material: Material, translated: Translated, record: Mapping[str, Any], folder: Path) -> Path:
-    """Write every figure as PNG and PDF below a folder, and the report; returns the report's path."""
+    """Write every figure as PNG and PDF below a folder, and the report; returns the report's path.
+
+    A figure that is in the folder and cannot be drawn now is one of the evaluation that this one has added to: it stays
+    in the report.
+    """
     figures = {**_figures(bench, material, record), "Examples": _montage(translated, material)}
     figures |= _targets(translated, material)
-    for title, figure in figures.items():
-        save_figure(figure, folder / title.lower().replace(" ", "_"))
-    embedded = {title: figure_bytes(figure, "png") for title, figure in figures.items()}
+    embedded = {}
+    for title in TITLES:
+        stem = folder / title.lower().replace(" ", "_")
+        if title in figures:
+            save_figure(figures[title], stem)
+            embedded[title] = figure_bytes(figures[title], "png")
+        elif (kept := stem.with_name(f"{stem.name}.png")).is_file():
+            embedded[title] = kept.read_bytes()
+    if bench.wanted.umap and "UMAP" not in figures:
+        print("--umap: there is no UMAP, as nothing gave features: it needs images of the target and --features")
     rows, chosen = _gallery(bench, material, translated, record)
     report = folder / "report.html"
     protocol = protocol_of(bench.run.folder, record["phase"], record["epoch"])

@@ -34,12 +34,14 @@ def record(
     feature_kind: str,
     scores: Scores,
     seconds: Mapping[str, float],
+    basis: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of an evaluation's file.
 
     Args:
         sets: "source" and "target".
         names: of the translated images.
+        basis: what the numbers come from beside images and options.
     """
     return {
         "run": run.experiment.name,
@@ -53,6 +55,7 @@ def record(
         "versions": versions(),
         "options": {item.name: plain(getattr(group, item.name)) for group in run.groups() for item in fields(group)},
         "features": feature_kind,
+        "basis": dict(basis),
         "metrics": {name: asdict(value) for name, value in scores.values.items()},
         "per_image": {
             "file": list(names),

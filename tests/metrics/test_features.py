@@ -23,6 +23,7 @@ from util.metrics.features import Features, JudgeExtractor, cached_features
 from util.metrics.inception import InceptionExtractor
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 
 
 class Blank(FeatureExtractorInceptionV3):  # type: ignore[misc]
@@ -124,7 +125,8 @@ def test_without_weights_one_line_says_what_to_do(tmp_path: Path, monkeypatch: p
         InceptionExtractor(None)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (FILE, str(tmp_path / "hub" / "checkpoints"), "--inception_weights PATH", "--features classifier"):
+    place = str(tmp_path / "hub" / "checkpoints")
+    for part in (FILE, place, f"curl -LO {URL})", "--inception_weights PATH", "--features classifier"):
         assert part in message
     assert list(tmp_path.iterdir()) == [], "nothing was fetched"
 

@@ -127,7 +127,8 @@ def test_lpips_needs_its_file_and_is_a_distance(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     fake, real = images_of(noise(2, (64, 64), 1)), images_of(noise(2, (64, 64), 1, seed=9))
     material = Material(fake, fake, real, pairs=[(0, 0), (1, 1)])
-    with pytest.raises(MetricError, match=r"alexnet-owt-7be5be79\.pth.*--lpips_weights.*nothing is downloaded"):
+    address = r"curl -LO https://download\.pytorch\.org/models/alexnet-owt-7be5be79\.pth\)"
+    with pytest.raises(MetricError, match=address + ".*--lpips_weights.*nothing is downloaded"):
         METRICS.get("lpips")().compute(material)
     with pytest.raises(MetricError, match=r"--lpips_weights .*nowhere\.pth: no such file"):
         METRICS.get("lpips")().compute(

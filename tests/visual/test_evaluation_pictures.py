@@ -412,6 +412,18 @@ def test_a_confusion_matrix_shows_percent_of_the_row_and_counts() -> None:
             confusion_figure(bad, ["a", "b"])
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("name", ["T72", "a long name of a class of vehicles"])
+def test_a_confusion_matrix_of_few_classes_shows_its_labels_whole(size: int, name: str) -> None:
+    figure = confusion_figure(np.eye(size, dtype=int), [f"{name} {number}" for number in range(size)])
+    with Image.open(io.BytesIO(figure_bytes(figure, "png"))) as opened:
+        picture = np.array(opened.convert("RGB"))
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > 0
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert (edge == 255).all(), "ink at the edge: something goes on outside"
+
+
 def test_names_are_shown_letter_by_letter() -> None:
     assert literal("a$b$\n") == r"a\$b\$\n"
     figure, (axes,) = new_figure(1, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from util.visual.grid import MARGIN, captioned_grid, panel, text_image
+from util.visual.grid import GAP, LARGEST, MARGIN, captioned_grid, panel, text_image
 from util.visual.overlay import COLORMAPS, colormap, overlay
 
 
@@ -94,9 +94,28 @@ def test_panel_labels_take_their_room() -> None:
     assert (top[MARGIN : MARGIN + label] < 128).any(), "there is ink in the label"
 
 
-def test_a_long_label_widens_its_column() -> None:
-    label = "a label wider than the picture"
-    assert panel([[np.zeros((8, 8), np.uint8)]], [label]).shape[1] == text_image(label).shape[1] + 2 * MARGIN
+def test_a_label_wider_than_a_large_picture_widens_every_column() -> None:
+    label = "a heading that is quite a bit wider than the picture under it"
+    large = np.zeros((8, LARGEST), np.uint8)
+    needed = text_image(label).shape[1] + GAP
+    assert needed > LARGEST
+    assert panel([[large]], [label]).shape[1] == needed + 2 * MARGIN
+    assert panel([[large, large]], [label, "x"]).shape[1] == 2 * needed + 3 * MARGIN, "columns are even"
+    assert panel([[large, large[:, 1:]]], [label, "x"]).shape[1] == needed + LARGEST - 1 + 3 * MARGIN
+
+
+def test_pictures_narrower_than_their_headings_are_enlarged_and_evenly_spaced() -> None:
+    headings = ["input", "translation", "CAM input", "CAM translation"]
+    pictures = [np.random.default_rng(number).integers(0, 200, (64, 64, 3), np.uint8) for number in range(4)]
+    drawn = panel([pictures], headings, ["x"])
+    top = drawn.shape[0] - MARGIN - 128
+    columns = np.flatnonzero((drawn[top:-MARGIN] < 200).all(axis=2).any(axis=0))
+    left = columns[columns > text_image("x").shape[1] + MARGIN][0]
+    for number, picture in enumerate(pictures):
+        start = left + number * (128 + MARGIN)
+        np.testing.assert_array_equal(drawn[top : top + 128, start : start + 128], picture.repeat(2, 0).repeat(2, 1))
+        assert (drawn[:top, start - MARGIN - GAP // 2 : start + GAP // 2 - 1] == 255).all(), "headings stand apart"
+    assert panel([[np.zeros((2, 2), np.uint8)]]).shape == (2 + 2 * MARGIN, 2 + 2 * MARGIN, 3), "nothing to stand under"
 
 
 def test_panel_refuses() -> None:
@@ -107,6 +126,13 @@ def test_panel_refuses() -> None:
         panel([[picture, picture]], ["one"])
     with pytest.raises(ValueError, match="1 rows and 2 labels"):
         panel([[picture]], [], ["one", "two"])
+
+
+def test_captions_enlarge_all_pictures_alike() -> None:
+    name = "a name wider than 40 pixels"
+    room = 40 * -(-(text_image(name).shape[1] + GAP) // 40)
+    drawn = captioned_grid({"a": np.zeros((40, 40), np.uint8), name: np.zeros((40, 40), np.uint8)}, 2)
+    assert (drawn == 0).all(axis=2).sum() == 2 * room**2
 
 
 def test_captioned_grid_wraps() -> None:

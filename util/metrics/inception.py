@@ -76,8 +76,9 @@ def _in_cache(download: bool) -> Path:
         return file
     if not download:
         raise MetricError(
-            f"{NAME} needs {_FILE}, which is not in {printable(file.parent)}: put it there, "
-            "name a copy by --inception_weights PATH, or do without by --features classifier"
+            f"{NAME} needs {_FILE}, which is not in {printable(file.parent)}: fetch it on any machine "
+            f"(curl -LO {URL_INCEPTION_V3}) and put it there or name it by --inception_weights PATH, or do without by "
+            "--features classifier"
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

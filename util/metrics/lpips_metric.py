@@ -15,7 +15,8 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from util.metrics.base import METRICS, Material, Metric, MetricError, Scores
 from util.metrics.paired import compare_pairs, scores_of
 
-TRUNK = "alexnet-owt-7be5be79.pth"  # torchvision's file of AlexNet's ImageNet weights
+URL = str(torchvision.models.AlexNet_Weights.DEFAULT.url)  # what torchmetrics would have torchvision fetch
+TRUNK = URL.rpartition("/")[2]
 SMALLEST = 31  # below it AlexNet's last layers see nothing
 
 
@@ -27,11 +28,11 @@ def find_trunk(given: Path | None) -> Path:
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
     if given is not None and not given.is_file():
-        raise MetricError(f"--lpips_weights {given}: no such file; it should be torchvision's {TRUNK}")
+        raise MetricError(f"--lpips_weights {given}: no such file; it should be torchvision's {TRUNK}, from {URL}")
     if given is None and not cached.is_file():
         raise MetricError(
-            f"needs torchvision's AlexNet weights, {TRUNK}: give the file by --lpips_weights, or put it into "
-            f"{os.fspath(cached.parent)}; nothing is downloaded"
+            f"needs torchvision's AlexNet weights, {TRUNK}: fetch it on any machine (curl -LO {URL}) and give "
+            f"it by --lpips_weights FILE, or put it into {os.fspath(cached.parent)}; nothing is downloaded"
         )
     return given or cached
 
@@ -47,7 +48,7 @@ def _without_download(trunk: Path) -> Iterator[None]:
             net.load_state_dict(torch.load(trunk, map_location="cpu", weights_only=True))
         except Exception as error:  # torch.load raises whatever the bytes make it
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise MetricError(f"{trunk}: holds no weights of AlexNet ({reason[:120]}); get {TRUNK}") from error
+            raise MetricError(f"{trunk}: holds no weights of AlexNet ({reason[:120]}); get {URL}") from error
         return net
 
     torchvision.models.alexnet = from_file

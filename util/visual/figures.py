@@ -21,6 +21,8 @@ from util.visual.montage import shortened
 DPI = 200
 FONT = 8.0  # points
 _SMALL = 6.5
+_EDGE = 0.02  # inches that stay free at least: other formats set text by other pixels
+_ROUNDS = 20  # at most: a label keeps its size while the figure grows, so that a few are enough
 _MOST_NUMBERED = 20  # classes of a confusion matrix whose cells have room for numbers
 # Type 42 fonts, which publishers ask for; no date, so that equal figures are equal files.
 _SETTINGS: dict[Any, Any] = {"pdf.fonttype": 42, "svg.hashsalt": "figure"}
@@ -135,7 +137,20 @@ def confusion_figure(
     bar = figure.colorbar(image, ax=axes, fraction=0.046)
     bar.ax.tick_params(labelsize=_SMALL)
     bar.set_label("percent of the row", fontsize=FONT)
+    _make_room(figure)
     return figure
+
+
+def _make_room(figure: Figure) -> None:
+    """Widen and heighten a figure until no label is cut off: square axes do not yield to labels as others do."""
+    for _ in range(_ROUNDS):
+        figure.draw_without_rendering()
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        beside = max(_EDGE - drawn.x0, drawn.x1 - width + _EDGE, 0.0)
+        above = max(_EDGE - drawn.y0, drawn.y1 - height + _EDGE, 0.0)
+        if max(beside, above) == 0.0:
+            return
+        figure.set_size_inches(width + 2 * beside, height + 2 * above)
 
 
 def _page(picture: np.ndarray) -> Figure:

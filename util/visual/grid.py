@@ -13,6 +13,8 @@ from util.visual.files import as_rgb
 MARGIN = 4  # white pixels between pictures and around the whole
 FONT_SIZE = 14
 INK = (40, 40, 40)
+GAP = 8  # pixels that a heading leaves free beside it, for its neighbour to stand apart
+LARGEST = 256  # pixels of a side, up to which pictures narrower than their headings are enlarged
 
 
 def text_image(text: str, size: int = FONT_SIZE) -> np.ndarray:
@@ -40,7 +42,8 @@ def panel(
     """Pictures as a table on white, with a label above each column and, if given, left of each row.
 
     A column is as wide as its widest picture or label and a row as high as its highest picture; smaller ones
-    are centred. Rows may differ in length.
+    are centred. Pictures that are narrower than the labels above them are enlarged, all of them by the same whole
+    factor, up to LARGEST; where all pictures have one width, all columns have. Rows may differ in length.
 
     Args:
         rows: uint8 pictures (H, W, 3), (H, W, 1) or (H, W) in RGB order.
@@ -62,13 +65,52 @@ def panel(
     if labels_left is not None and len(labels_left) != len(cells):
         raise ValueError(f"The panel has {len(cells)} rows and {len(labels_left)} labels beside them.")
 
+    tops = [text_image(label) for label in labels_top]
+    return _table(_enlarged(cells, tops), tops, labels_left)
+
+
+def _table(
+    cells: list[list[np.ndarray]], tops: Sequence[np.ndarray], labels_left: Sequence[str] | None = None
+) -> np.ndarray:
+    columns = len(_widths(cells))
     table: list[list[np.ndarray | None]] = [[*row, *[None] * (columns - len(row))] for row in cells]
     if labels_left is not None:
         table = [[text_image(label), *row] for label, row in zip(labels_left, table, strict=True)]
-    if labels_top:
+    if tops:
         corner: list[np.ndarray | None] = [None] if labels_left is not None else []
-        table.insert(0, [*corner, *(text_image(label) for label in labels_top)])
+        table.insert(0, [*corner, *_set_apart(cells, tops)])
     return _draw(table)
+
+
+def _enlarged(cells: list[list[np.ndarray]], tops: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Pictures as wide as the labels above them, as far as a whole factor and LARGEST let them."""
+    room = LARGEST // max((max(cell.shape[:2]) for row in cells for cell in row), default=1)
+    lacking = [-(-_needed(top) // width) for top, width in zip(tops, _widths(cells), strict=False)]
+    factor = max(1, min(room, max(lacking, default=1)))
+    return [[cell.repeat(factor, 0).repeat(factor, 1) for cell in row] for row in cells]
+
+
+def _set_apart(cells: list[list[np.ndarray]], tops: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Labels with white on both sides, where they would else touch, or to make columns of equal pictures even."""
+    pictures = _widths(cells)
+    wanted = [max(_needed(top), width) for top, width in zip(tops, pictures, strict=True)]
+    if len({cell.shape[1] for row in cells for cell in row}) == 1:
+        wanted = [max(wanted)] * len(wanted)
+    padded = []
+    for top, width in zip(tops, wanted, strict=True):
+        left = (width - top.shape[1]) // 2
+        padded.append(np.pad(top, ((0, 0), (left, width - top.shape[1] - left), (0, 0)), constant_values=255))
+    return padded
+
+
+def _needed(label: np.ndarray) -> int:
+    """Pixels from one heading to the next; an empty one has no neighbours to stand apart from."""
+    return label.shape[1] + GAP if label.shape[1] > 1 else 1
+
+
+def _widths(cells: list[list[np.ndarray]]) -> list[int]:
+    """Of each column its widest picture's; rows may differ in length."""
+    return [max(cell.shape[1] for cell in column if cell is not None) for column in zip_longest(*cells)]
 
 
 def _draw(table: list[list[np.ndarray | None]]) -> np.ndarray:
@@ -90,11 +132,15 @@ def _draw(table: list[list[np.ndarray | None]]) -> np.ndarray:
 def captioned_grid(pictures: Mapping[str, np.ndarray], columns: int) -> np.ndarray:
     """Named pictures in reading order, `columns` in a row, each under its own name; uint8 (H, W, 3).
 
+    Those narrower than their names are enlarged as in `panel`.
+
     Raises:
         ValueError: no picture, or fewer than one column.
     """
     if columns < 1:
         raise ValueError(f"A grid needs at least one column, got {columns}.")
-    cells = [panel([[picture]], [name]) for name, picture in pictures.items()]
+    tops = [text_image(name) for name in pictures]
+    (enlarged,) = _enlarged([[as_rgb(picture) for picture in pictures.values()]], tops)  # all by one factor
+    cells = [_table([[picture]], [top]) for picture, top in zip(enlarged, tops, strict=True)]
     rows = list(zip_longest(*[iter(cells)] * columns))
     return panel([[cell for cell in row if cell is not None] for row in rows])
