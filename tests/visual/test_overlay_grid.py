@@ -144,3 +144,11 @@ def test_captioned_grid_wraps() -> None:
     assert two.shape[0] == 3 * (wide.shape[0] - 2 * MARGIN) + 4 * MARGIN
     with pytest.raises(ValueError, match="at least one column"):
         captioned_grid(pictures, 0)
+
+
+@pytest.mark.parametrize("letter", ["ü", "é", "ß", "Ж", "λ", "ñ"])
+def test_letters_of_names_are_drawn_and_are_no_empty_boxes(letter: str) -> None:
+    missing = text_image("\U0010ffff")
+    drawn = text_image(letter)
+    assert (drawn < 128).any()
+    assert drawn.shape != missing.shape or (drawn != missing).any()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,13 +22,25 @@ LARGEST = 256  # pixels of a side, up to which pictures narrower than their head
 
 def text_image(text: str, size: int = FONT_SIZE) -> np.ndarray:
     """One line of dark text on white, uint8 (h, w, 3), as wide as the text; empty text has the width 1."""
-    font = ImageFont.load_default(size)
+    font = _font(size)
     left, _, right, _ = font.getbbox(text)
     ascent_and_descent = font.getbbox("Ågjy|")
     width, height = max(1, round(right - left)), round(ascent_and_descent[3]) + 2
     picture = Image.new("RGB", (width, height), "white")
     ImageDraw.Draw(picture).text((-left, 0), text, font=font, fill=INK)
     return np.array(picture, dtype=np.uint8)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """matplotlib's own, which has the letters of most names of files; Pillow's has those of English."""
+    found = find_spec("matplotlib")  # importing it takes longer than drawing
+    places = found.submodule_search_locations if found else None
+    for place in places or ():
+        file = Path(place, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size)
 
 
 def _centred(canvas: np.ndarray, picture: np.ndarray, top: int, left: int, height: int, width: int) -> None:
