@@ -205,7 +205,7 @@ class ClassesDataset(Dataset):
         if not domain.files:
             raise DataError(
                 f"{printable(folder)}: none of its images has a label; give them rows in {LABELS_FILE}, or name "
-                "another --phase or --domain"
+                "another phase or domain"
             )
         return cls(domain, root, preprocess_from(run, size_multiple), seed=run.experiment.seed, bad_images=bad)
 
