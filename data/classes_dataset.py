@@ -37,7 +37,7 @@ from data.domain import (
     part_of,
     preprocess_from,
 )
-from data.imagenette import IMAGENETTE, how_to_get, imagenette_root
+from data.imagenette import IMAGENETTE, has_training, how_to_get, imagenette_root
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError, option
@@ -74,6 +74,11 @@ class ClassesOptions(FolderOptions):
     def preset(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         # What reads the run's source later must read this domain.
         return {"direction": "BtoA"} if str(given.get("domain")).upper() == "B" else {}
+
+    @staticmethod
+    def how_to_get(root: Path) -> str:
+        """What to do where a data root has nothing to train on, for a message that says so."""
+        return how_to_get(root)
 
 
 @DATASETS.register("classes")
@@ -205,7 +210,7 @@ class ClassesDataset(Dataset):
         if not domain.files:
             raise DataError(
                 f"{printable(folder)}: none of its images has a label; give them rows in {LABELS_FILE}, or name "
-                "another --phase or --domain"
+                "another phase or domain"
             )
         return cls(domain, root, preprocess_from(run, size_multiple), seed=run.experiment.seed, bad_images=bad)
 
@@ -252,7 +257,8 @@ def training_folder(run: RunOptions) -> Path:
     try:
         return domain_folder(root, "train", domain or run.data.direction[0])
     except DataError as error:
-        raise DataError(f"{error}{how_to_get(root)}") from error
+        remedy = "" if has_training(root) else _options_of(run).how_to_get(root)
+        raise DataError(f"{error}{remedy}") from error
 
 
 def _read_validation(run: RunOptions, folder: Path, train: Domain) -> tuple[Domain | None, list[str]]:

@@ -38,7 +38,7 @@ def imagenette_root(root: Path, download: bool) -> Path | None:
     Raises:
         DataError: it could not be fetched.
     """
-    if _has_training(root):
+    if has_training(root):
         return None
     for name in FOLDERS:
         if (root / name / "train").is_dir():
@@ -50,13 +50,12 @@ def imagenette_root(root: Path, download: bool) -> Path | None:
 
 
 def how_to_get(root: Path) -> str:
-    """What to do for Imagenette, for a message that says that there is nothing to train on; empty where there is."""
-    if _has_training(root):
-        return ""
+    """What to do for Imagenette, for a message that says that there is nothing to train on."""
     return f"; for Imagenette add --download, or unpack {URL} in {printable(root)}"
 
 
-def _has_training(root: Path) -> bool:
+def has_training(root: Path) -> bool:
+    """Whether a data root has a folder of training images."""
     return any((root / name).is_dir() for name in ("train", "trainA", "trainB"))
 
 

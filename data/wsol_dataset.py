@@ -20,16 +20,11 @@ from numpy.typing import NDArray
 from data.annotations import TARGET_LEVEL, Rectangle, read_boxes
 from data.base import BAD_IMAGES_FILE, DATASETS, Batch, DataError, Sample
 from data.checkup import BadImage, Checkup, at_equal_distances, look_at, require_usable, say_skipped
-from data.classes_dataset import (
-    MOST_HELD,
-    ClassesDataset,
-    ClassesOptions,
-    hold_out,
-)
+from data.classes_dataset import MOST_HELD, ClassesDataset, ClassesOptions, hold_out
 from data.domain import Domain, cached, check_classes, load_classes, load_formats, open_domain, part_of, preprocess_from
 from data.images import DomainFormat, image_size, read_raw
 from data.sampler import SampleKey
-from data.wsol_splits import FOLDERS, IDS, LABELS, SplitTruth, read_split, split_folder
+from data.wsol_splits import FOLDERS, IDS, LABELS, SplitTruth, how_to_prepare, read_split, split_folder
 from data.wsol_truth import Ask, WsolBatch, WsolSample, with_truth
 from options.schema import Group, OptionError, option
 from util import ranks
@@ -62,6 +57,8 @@ class WsolOptions(ClassesOptions):
         None, "plain folders: folder of target masks; none: <dataroot>/masks_train, _val and _test, or masks, if there"
     )
     train_truth: bool = option(False, "read boxes or masks of training images too, to watch by; nothing learns them")
+
+    how_to_get = staticmethod(how_to_prepare)
 
 
 @DATASETS.register("wsol")

@@ -29,6 +29,13 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 LARGEST_CLASS = 10**6
+# Data sets whose splits are published, and where their images are to be had.
+PAGES: Mapping[str, str] = {
+    "CUB": "https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    "ILSVRC": "https://image-net.org/download.php",
+    "OpenImages": "https://github.com/clovaai/wsolevaluation#openimages30k",
+}
+CUB_IMAGES = Path("CUB_200_2011", "images")  # where its archive has them
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,23 @@ def split_folder(splits: Path, phase: str) -> Path | None:
     """The folder of a split under our name or the papers'; None where there is none."""
     tried = [splits / name for name in FOLDERS.get(phase, (phase,))]
     return next((folder for folder in tried if (folder / IDS).is_file()), None)
+
+
+def how_to_prepare(root: Path) -> str:
+    """What to do where a data root has neither split files nor plain folders, for a message that says so."""
+    of_cub = root.parts[-2:] == CUB_IMAGES.parts
+    name = "CUB" if of_cub else root.name
+    if name not in PAGES:
+        known = ", ".join(PAGES)
+        return f"; give train/<class>/ or trainA, or split files, which scripts/prepare_wsol.py makes for {known}"
+    if root.is_dir():
+        return f"; python scripts/prepare_wsol.py {name} --dataroot {printable(root)} makes its split files"
+    above = root.parent.parent if of_cub else root.parent
+    place = above / CUB_IMAGES if name == "CUB" else root
+    return (
+        f"; get {name} from {PAGES[name]}, unpack it as {printable(place)}, and give "
+        f"python scripts/prepare_wsol.py {name} --dataroot {printable(place)}"
+    )
 
 
 def read_split(folder: Path) -> Split:

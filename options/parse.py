@@ -118,7 +118,8 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         check_place("config", first["config"])
     given_file = Path(first["config"]) if "config" in first else None
     file = given_file or own
-    config = read_config(given_file) if given_file else read_yaml(own) if own else {}
+    words = {flag_of(word) for word in argv if word.startswith("--")}
+    config = read_config(given_file, words) if given_file else read_yaml(own) if own else {}
     if file == own:
         config = {name: value for name, value in config.items() if name not in PLACE}
     model = str(
@@ -126,7 +127,7 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         or first.get("model")
         or config.get("model")
         or preset.values.get("model")
-        or _model_of({flag_of(word) for word in argv if word.startswith("--")} | set(config), first, config)
+        or _model_of(words | set(config), first, config)
     )
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
     kinds = _kinds(model, dataset, _terms(model, first, config))

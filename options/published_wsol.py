@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.wsol_dataset import SPLITS_FOLDER
+from data.wsol_splits import CUB_IMAGES, PAGES
 from options.flags import flag_of
 from options.schema import OptionError, shorten
 
 CLASSIFIER, FCAM = "STD_CL", "F_CL"
 MODELS_OF = {CLASSIFIER: "std_cl", FCAM: "fcam"}
 ARCHS = {CLASSIFIER: "STDClassifier", FCAM: "UnetFCAM"}
-# Data sets by name, with what localisation is measured by where a choice is published.
-DATA_SETS = ("CUB", "ILSVRC", "OpenImages")
+# Data sets by name, with the places below the data root that their images may lie in.
+DATA_SETS = {name: (Path(name), *([CUB_IMAGES] if name == "CUB" else [])) for name in PAGES}
 DATA_ROOT, SPLITS_ROOT = "CUTCAM_WSOL_DATA", "CUTCAM_WSOL_SPLITS"  # environment variables
 TEACHERS = {
     **{name: name for name in ("cam", "scorecam", "sscam", "iscam", "gradcam", "xgradcam", "layercam")},
@@ -190,10 +192,18 @@ def _box_version(reading: Reading, flag: str, value: str) -> None:
 
 
 def _data_set(reading: Reading, flag: str, value: str) -> None:
+    if value not in DATA_SETS:
+        raise OptionError(
+            f"--dataset {shorten(value)}: choose one of {', '.join(DATA_SETS)}; for images of your own give "
+            "--dataset_mode wsol --dataroot DIR in its place"
+        )
     root = reading.given.get("data_root") or os.environ.get(DATA_ROOT, "")
     if not root:
         raise OptionError(f"--dataset {value}: say where it lies by --data_root DIR or {DATA_ROOT}=DIR (DIR/{value})")
-    reading.options |= {"dataset_mode": "wsol", "dataroot": str(Path(root) / value)}
+    places = [Path(root) / place for place in DATA_SETS[value]]
+    there = [place for place in places if place.is_dir()]
+    prepared = [place for place in there if (place / SPLITS_FOLDER).is_dir()]
+    reading.options |= {"dataset_mode": "wsol", "dataroot": str([*prepared, *there, *places][0])}
     splits = reading.given.get("splits_root") or os.environ.get(SPLITS_ROOT, "")
     if splits:
         reading.options["wsol_splits"] = str(Path(splits) / value)

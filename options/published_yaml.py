@@ -7,7 +7,7 @@ is said; what is no key of it is an error. Nothing is written.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ ARCHS = {"resnet_cam": "resnet18"}  # other names are ours
 SCHEDULERS = {"reduce_lr": "plateau", "cosine": "cosine", "none": "none"}
 OPTIMIZERS = ("adam", "adamw", "sgd")
 BATCH_SIZE = 64  # of the published file
+FIRST_WEIGHTS = {"pretrained", "arch_weights", "continue_train"}  # flags that say what they are
 BORDER = 32  # pixels that images are loaded larger than they are cropped, as the published project's
 
 
@@ -28,12 +29,14 @@ class Reading:
 
     Attributes:
         sections: its content.
+        given: names of the flags beside it.
         options: options of ours so far.
         notes: what the user must know.
     """
 
     source: str
     sections: Mapping[str, Mapping[str, Any]]
+    given: Collection[str] = ()
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -53,12 +56,13 @@ def has_sections(content: object) -> bool:
     return isinstance(content, dict) and any(isinstance(content.get(name), dict) for name in SECTIONS)
 
 
-def options_from(content: Mapping[Any, Any], source: str) -> dict[str, Any]:
+def options_from(content: Mapping[Any, Any], source: str, given: Collection[str] = ()) -> dict[str, Any]:
     """Options by name; what the user must know goes to stderr.
 
     Args:
         content: sections by name.
         source: the file, for messages.
+        given: names of the flags beside it; what they say already is not recommended.
 
     Raises:
         OptionError: a section or key that there is not, or a value that cannot be used.
@@ -70,7 +74,7 @@ def options_from(content: Mapping[Any, Any], source: str) -> dict[str, Any]:
             raise OptionError(f"{source}: {name}: is a section and must hold lines of the form `key: value`")
         _check_keys(source, name, section)
     # What the published project does and no key of its file says: the plain cross-entropy.
-    reading = Reading(source, content, {"model": "classifier", "label_smoothing": 0.0})
+    reading = Reading(source, content, given, {"model": "classifier", "label_smoothing": 0.0})
     for key, read in KEYS.items():
         if (value := reading.get(key, reading)) is not reading:
             read(reading, key, value)
@@ -118,7 +122,8 @@ def _network(reading: Reading, key: str, value: Any) -> None:
     reading.options["arch"] = ARCHS.get(name, name)
     reading.options["name"] = "_".join(str(part) for part in (name, data) if part).replace(":", "_")
     if name in ARCHS:
-        reading.notes.append(f"{key} {name}: --arch {ARCHS[name]}; add --pretrained to begin with ImageNet's weights")
+        more = "" if FIRST_WEIGHTS & set(reading.given) else "; add --pretrained to begin with ImageNet's weights"
+        reading.notes.append(f"{key} {name}: --arch {ARCHS[name]}{more}")
 
 
 def _data_set(reading: Reading, key: str, value: Any) -> None:

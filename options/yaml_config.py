@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from util.errors import printable
 _MOST_BYTES = 2**16  # five times the options of a run; YAML takes time that grows with the square of its nesting
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, given: Collection[str] = ()) -> dict[str, Any]:
     """Option name -> value of a file that a user gives: of ours, flat, or of the published ResNetCAM project's.
+
+    Args:
+        given: names of the flags beside it, for what is recommended.
 
     Raises:
         OptionError: the file is missing, is no YAML, is neither of these, or is far too long.
     """
     content = _content(path)
-    return options_from(content, str(path)) if has_sections(content) else _options_in(content, path)
+    return options_from(content, str(path), given) if has_sections(content) else _options_in(content, path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -19,8 +19,9 @@ USAGE = f"""python scripts/main_wsol.py --task STD_CL|F_CL --dataset CUB|ILSVRC|
 
 The published flags: {", ".join(f"--{flag}" for flag in READERS)}.
 Any flag of train.py may be added. In place of the folder pretrained/: --classifier_run RUN.
-Images lie in --data_root DIR (or {DATA_ROOT}), in a folder named like the data set; split files in --splits_root DIR
-(or {SPLITS_ROOT}) likewise, else in the folder splits beside the images (scripts/prepare_wsol.py writes them).
+Images lie in --data_root DIR (or {DATA_ROOT}), in a folder named like the data set or, as CUB's archive has them, in
+CUB_200_2011/images; split files in --splits_root DIR (or {SPLITS_ROOT}), in a folder named like the data set, else in
+the folder splits beside the images (scripts/prepare_wsol.py writes them).
 """
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
 from data.base import DataError
+from data.wsol_splits import IDS, PAGES
 from options.flags import Parser
 from scripts.preparing.sources import SOURCES
 from scripts.preparing.splits import SplitText, check_images, copied, report, write
@@ -29,9 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     root = Path(given.dataroot)
     if not root.is_dir():
-        raise DataError(f"--dataroot {printable(root)}: no such folder")
+        raise DataError(f"--dataroot {printable(root)}: no such folder; {given.dataset} is at {PAGES[given.dataset]}")
+    for flag in ("tables", "metadata"):
+        place = getattr(given, flag)
+        if place is not None and not (place and Path(place).is_dir()):
+            raise DataError(f"--{flag} {printable(place) or repr(place)}: no such folder; correct it or leave it out")
     out = Path(given.out) if given.out else root / "splits"
-    found = {phase: text for phase in PHASES if (text := split_of(given, root, phase)) is not None}
+    published = published_splits(given)
+    tables = Path(given.tables) if given.tables else None
+    tried = {phase: published.get(phase) or SOURCES[given.dataset](root, tables, phase) for phase in PHASES}
+    found = {phase: text for phase, text in tried.items() if text is not None}
     if "train" not in found:
         raise DataError(f"--dataroot {printable(root)}: has no training images")
     for phase, text in found.items():
@@ -66,18 +74,21 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def split_of(given: argparse.Namespace, root: Path, phase: str) -> SplitText | None:
-    """A split from the published files where there are some, else from the data set's own; None: there is none.
+def published_splits(given: argparse.Namespace) -> dict[str, SplitText]:
+    """Splits from the folder of --metadata, by phase; none without the flag.
 
     Raises:
-        DataError: files are missing or damaged.
+        DataError: it has none, or files of one are damaged.
     """
-    if given.metadata:
-        place = Path(given.metadata)
-        published = copied(place / given.dataset, phase) or copied(place, phase)
-        if published is not None:
-            return published
-    return SOURCES[given.dataset](root, Path(given.tables) if given.tables else None, phase)
+    if not given.metadata:
+        return {}
+    place = Path(given.metadata)
+    tried = {phase: copied(place / given.dataset, phase) or copied(place, phase) for phase in PHASES}
+    found = {phase: text for phase, text in tried.items() if text is not None}
+    if not found:
+        example = f"{given.dataset}/val/{IDS}"
+        raise DataError(f"--metadata {printable(place)}: has no split, such as {example}; correct it or leave it out")
+    return found
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def test_mistakes_are_one_line(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "data", bare)
     rows = (bare / "labels.csv").read_text().splitlines()
     (bare / "labels.csv").write_text("\n".join(row for row in rows if "testA" not in row) + "\n")
-    with pytest.raises(DataError, match=r"testA: none of its images has a label; .* another --phase"):
+    with pytest.raises(DataError, match=r"testA: none of its images has a label; .* another phase"):
         mapped(home, "fcam", tmp_path, None, "--dataroot", bare)
 
 

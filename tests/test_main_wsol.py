@@ -8,17 +8,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 
 import train
+from data import DATASETS
+from data.base import DataError
 from models import MODELS, load_run
 from models.std_cl_model import StdClModel
 from options.groups import COMMON
 from options.parse import train_options
-from options.published_wsol import DATA_ROOT, READERS, SPLITS_ROOT, train_flags
+from options.published_wsol import DATA_ROOT, DATA_SETS, READERS, SPLITS_ROOT, train_flags
 from options.schema import OptionError, fields_of
-from scripts import main_wsol
-from tests.conftest import make_data
+from scripts import main_wsol, prepare_wsol
+from scripts.preparing.sources import SOURCES
+from tests.conftest import make_data, picture
 from util.errors import exit_code
 
 # Of the published README, but for the line breaks.
@@ -188,6 +192,7 @@ def test_the_folder_of_splits_from_the_environment(monkeypatch: pytest.MonkeyPat
         (f"--task F_CL --sl_fc True --method NoCAM {RUN}", "--method NoCAM: choose one of cam, scorecam"),
         ("--task STD_CL --freeze_cl True", "--freeze_cl True: --task STD_CL trains the classifier here"),
         ("--task STD_CL --opt__lr --batch_size 3", "--opt__lr: needs a value after it"),
+        ("--task STD_CL --dataset BIRDS", "--dataset BIRDS: choose one of CUB, ILSVRC, OpenImages; for images of"),
         ("--task STD_CL --opt__name_optimizer rmsprop", "--opt__name_optimizer rmsprop: choose one of sgd, adam"),
         ("--task STD_CL --eval_checkpoint_type first", "--eval_checkpoint_type first: choose one of best, last"),
     ],
@@ -214,8 +219,8 @@ def test_a_published_command_trains_a_classifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_data(tmp_path / "roots/shapes", count=(9, 4))
-    command = CLASSIFIER.replace("resnet50", "judge").replace("--dataset CUB", "--dataset shapes")
-    ours = f"--data_root {tmp_path}/roots --checkpoints_dir {tmp_path}/runs --pretrained False"
+    command = CLASSIFIER.replace("resnet50", "judge").replace("--dataset CUB", "--dataset_mode wsol")
+    ours = f"--dataroot {tmp_path}/roots/shapes --checkpoints_dir {tmp_path}/runs --pretrained False"
     ours += " --load_size 36 --crop_size 32"
     tiny = "--num_threads 0 --gpu_ids -1 --display_id 0 --no_html --max_iters 2 --val_share 0.4"
     monkeypatch.setattr(sys, "argv", ["main_wsol.py", *shlex.split(f"{command} {ours} {tiny}")])
@@ -231,3 +236,67 @@ def test_a_flag_that_nobody_knows_is_train_pys_to_name(monkeypatch: pytest.Monke
     with pytest.raises(OptionError, match="--opt_lr: no such flag"):
         main_wsol.main()
     assert train.main.__module__ == "train"
+
+
+# --- data that are not there
+
+
+def trained(root: Path, dataset: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    words = ["--task", "STD_CL", "--encoder_name", "judge", "--pretrained", "False", "--dataset", dataset, *more]
+    monkeypatch.setattr(sys, "argv", ["main_wsol.py", *words, "--data_root", str(root), "--exp_id", "run"])
+    return main_wsol.main()
+
+
+def test_every_data_set_can_be_prepared() -> None:
+    assert list(DATA_SETS) == list(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("CUB", "get CUB from https://www.vision.* unpack it as {0}/CUB_200_2011/images, and give python "
+                "scripts/prepare_wsol.py CUB --dataroot {0}/CUB_200_2011/images$"),
+        ("ILSVRC", "get ILSVRC from https://image-net.* and give python scripts/prepare_wsol.py ILSVRC --dataroot {0}"),
+        ("OpenImages", "get OpenImages from https://.*wsolevaluation.* unpack it as {0}/OpenImages, and give python "),
+    ],
+)  # fmt: skip
+def test_a_missing_data_set_says_where_it_is_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, message: str
+) -> None:
+    """Imagenette was recommended."""
+    with pytest.raises(DataError, match=rf"/{dataset}: no such folder; {message.format(tmp_path)}") as caught:
+        trained(tmp_path, dataset, monkeypatch)
+    assert "Imagenette" not in str(caught.value)
+    (tmp_path / dataset).mkdir()
+    prepare = f"python scripts/prepare_wsol.py {dataset} --dataroot {tmp_path}/{dataset} makes its split files"
+    with pytest.raises(DataError, match=f"has no folder trainA; {prepare}"):
+        trained(tmp_path, dataset, monkeypatch)
+
+
+def test_images_of_ones_own_are_not_answered_with_a_published_data_set(tmp_path: Path) -> None:
+    run = train_options(["--model", "std_cl", "--dataroot", str(tmp_path / "mine")])
+    with pytest.raises(DataError, match="mine: no such folder; give train/<class>/ or trainA, or split files, which"):
+        DATASETS.get("wsol").settled(run)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_cub_is_found_as_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link from CUB was needed, and nothing said so."""
+    archive = tmp_path / "CUB_200_2011"
+    names = [f"{n % 2 + 1:03d}.Bird/{n}.jpg" for n in range(6)]
+    for number, name in enumerate(names):
+        (archive / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(archive / "images" / name), picture(number, 0, (20, 30), 3))
+    tables: dict[str, list[str]] = {"images": names, "image_class_labels": ["1", "2"] * 3}
+    tables |= {"train_test_split": ["1"] * 4 + ["0"] * 2, "bounding_boxes": ["1 1 9 9"] * 6}
+    for table, cells in tables.items():
+        lines = (f"{number} {cell}\n" for number, cell in enumerate(cells))
+        (archive / f"{table}.txt").write_text("".join(lines))
+    with pytest.raises(DataError, match=rf"prepare_wsol.py CUB --dataroot {archive}/images makes its split files"):
+        trained(tmp_path, "CUB", monkeypatch)
+    assert prepare_wsol.main(["CUB", "--dataroot", str(archive / "images")]) == 0
+    (tmp_path / "CUB").mkdir()  # the one with split files goes first
+    tiny = ["--num_threads", "0", "--gpu_ids", "-1", "--display_id", "0", "--no_html", "--max_iters", "1"]
+    sizes = ["--load_size", "20", "--crop_size", "16", "--batch_size", "2", "--checkpoints_dir", str(tmp_path / "runs")]
+    assert trained(tmp_path, "CUB", monkeypatch, *tiny, *sizes) == 0
+    assert isinstance(load_run(tmp_path / "runs/run"), StdClModel)

@@ -92,7 +92,7 @@ def test_cubs_val_comes_from_the_published_files(cub: Path, tmp_path: Path, caps
 
 def test_cub_says_what_is_missing_or_wrong(cub: Path, tmp_path: Path) -> None:
     root = cub / "images"
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="none: no such folder; CUB is at https://"):
         prepare("CUB", tmp_path / "none")
     with pytest.raises(OptionError, match="invalid choice: 'CAB'"):
         prepare("CAB", root)
@@ -104,6 +104,22 @@ def test_cub_says_what_is_missing_or_wrong(cub: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="image 1 lacks a cell, or holds a wrong one"):
         prepare("CUB", root)
     assert not (root / "splits").exists()
+
+
+@pytest.mark.parametrize("flag", ["--metadata", "--tables"])
+def test_a_folder_that_is_given_is_there(cub: Path, tmp_path: Path, flag: str) -> None:
+    """Published split files were looked for in vain, and their boxes silently left out."""
+    file = cub / "images.txt"
+    for place in (tmp_path / "none", file, ""):
+        with pytest.raises(DataError, match=f"^{flag} {place or repr('')}: no such folder; correct it or leave it out"):
+            prepare("CUB", cub / "images", flag, place)
+    assert not (cub / "images/splits").exists()
+
+
+def test_published_split_files_of_another_data_set_are_none(cub: Path, tmp_path: Path) -> None:
+    (tmp_path / "metadata/ILSVRC/val").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"--metadata .*metadata: has no split, such as CUB/val/image_ids\.txt"):
+        prepare("CUB", cub / "images", "--metadata", tmp_path / "metadata")
 
 
 def test_other_split_files_are_not_written_over_unasked(cub: Path) -> None:

@@ -101,11 +101,14 @@ class Inputs:
         return Input(file, path, image, sample, self.domain.labels[number], index)
 
 
-def choose_inputs(run: RunOptions, size_multiple: int, names: Mapping[int, str] | None = None) -> Inputs:
+def choose_inputs(
+    run: RunOptions, size_multiple: int, names: Mapping[int, str] | None = None, split_flag: str = "--phase"
+) -> Inputs:
     """What --image names, else --random images of the split, else that of --index, else the first --num_test.
 
     Args:
         names: of the classes, by id, where no run has kept them.
+        split_flag: what the command calls the flag that names the split, for messages.
 
     Raises:
         UserError: there is no such file, folder, split or number, or files cannot be used.
@@ -124,7 +127,7 @@ def choose_inputs(run: RunOptions, size_multiple: int, names: Mapping[int, str] 
     if look.index is None:
         return Inputs(domain, range(min(count, wanted.num_test)), True, preprocess)
     if look.index >= count:
-        raise OptionError(f"--index {look.index}: --phase {wanted.phase} has {count} images, 0 to {count - 1}")
+        raise OptionError(f"--index {look.index}: {split_flag} {wanted.phase} has {count} images, 0 to {count - 1}")
     return Inputs(domain, [look.index], True, preprocess)
 
 

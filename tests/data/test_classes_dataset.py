@@ -102,7 +102,7 @@ def test_one_domain_is_read_with_its_rows_of_the_table(
 
 def test_a_split_without_a_label_is_refused_by_name(root: Path, options: Options) -> None:
     write(root / "testA/0.png", 7)
-    with pytest.raises(DataError, match=r"testA: none of its images has a label; .* labels\.csv, or .* --phase"):
+    with pytest.raises(DataError, match=r"testA: none of its images has a label; .* labels\.csv, or .* another phase"):
         ClassesDataset.for_phase(options(), "test")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,10 @@ import pytest
 import torch
 import torchvision
 
-from data.imagenette import IMAGENETTE
+from data import imagenette
+from data.imagenette import FOLDERS, IMAGENETTE
+from models.classifier_model import ClassifierOptions
+from options.parse import train_options
 from scripts import cam
 from tests.conftest import picture
 from util.errors import UserError
@@ -98,18 +102,81 @@ def test_random_images_are_the_same_every_time(home: Path) -> None:
     [
         ("", "nothing to do"),
         ("--model nosuch.pth --index 0", r"nosuch\.pth"),
-        ("--model resnet_cam.pth --index 500", "--index 500: --phase val has 10 images, 0 to 9"),
+        ("--model resnet_cam.pth --index 500", "--index 500: --dataset val has 10 images, 0 to 9"),
         ("--model resnet_cam.pth --index 0 --class_idx 77", "--class_idx 77: the network has the classes 0 to 9"),
         ("--model resnet_cam.pth --image nosuch.png", "--image nosuch.png: no such file or folder"),
         ("--index 0", "--model: runs/resnet_cam_imagenette holds no trained run; give --train"),
         ("--index 0 --dataset test", "--dataset"),
         ("--config nosuch.yaml --train", r"nosuch\.yaml"),
+        ("--index 0 --pretrained", "^--pretrained: a flag of train.py, which goes with --train$"),
+        ("--index 0 --clas_idx 3", r"--clas_idx: no such flag \(did you mean --class_idx\?\); --help lists them"),
+        ("photo.jpg", "photo.jpg: belongs to no flag"),
+        ("--train --pretraind", r"--pretraind: no such flag \(did you mean --pretrained\?\)"),
     ],
 )
 def test_a_mistake_is_one_line(home: Path, flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         cam.main(flags.split())
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would be trained, a command each."""
+    found: list[list[str]] = []
+
+    def keep(flags: Sequence[str]) -> int:
+        found.append(list(flags))
+        return 0
+
+    monkeypatch.setattr(cam, "_train", keep)
+    return found
+
+
+@pytest.mark.usefixtures("home")
+def test_flags_of_train_py_go_on_to_the_training(commands: list[list[str]]) -> None:
+    """They are what its messages recommend."""
+    more = ["--pretrained", "--name", "other", "--n_epochs", "2", "--load_size", "70", "70"]
+    assert cam.main(["--lr", "0.5", "--train", *more, "--download", "--on_bad_image", "skip"]) == 0
+    (flags,) = commands
+    run = train_options(flags)
+    assert isinstance(run.model, ClassifierOptions)
+    assert (run.model.pretrained, run.model.download, run.model.arch) == (True, True, "resnet18")
+    assert (run.experiment.name, run.optim.lr, run.schedule.n_epochs) == ("other", 0.5, 2)
+    assert (run.data.load_size, run.data.on_bad_image, run.data.dataroot) == ((70, 70), "skip", "data/")
+
+
+def test_notes_on_the_configuration_belong_to_training(
+    home: Path, commands: list[list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cam.main(["--train"]) == 0
+    assert cam.main(["--model", "resnet_cam.pth", "--index", "0"]) == 0
+    assert capfd.readouterr().err == ""  # of the process that has only looked at the flags, and of drawing
+    train_options(commands[0])
+    said = capfd.readouterr().err
+    assert said.count("model.residual: has no meaning here") == said.count("add --pretrained") == 1
+    train_options([*commands[0], "--pretrained"])
+    assert "add --pretrained" not in capfd.readouterr().err
+
+
+def test_images_that_are_missing_or_bad_have_a_flag_that_is_recommended(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "data").rename(home / "kept")
+    look = ["--model", "resnet_cam.pth", "--index", "0"]
+    with pytest.raises(UserError, match="for Imagenette add --download"):
+        cam.main(look)
+    monkeypatch.setattr(imagenette, "_fetch", lambda root: shutil.copytree(home / "kept", root / FOLDERS[0]))
+    assert cam.main([*look, "--download"]) == 0
+    assert cam.main([*look, "--dataroot", "kept"]) == 0
+    (home / "photos").mkdir()
+    shutil.copy(home / "kept/val/n03425413/7.JPEG", home / "photos/7.JPEG")
+    (home / "photos/8.JPEG").write_bytes(b"none")
+    with pytest.raises(UserError, match="--on_bad_image skip goes on without it"):
+        cam.main([*look[:2], "--image", "photos"])
+    capsys.readouterr()
+    assert cam.main([*look[:2], "--image", "photos", "--on_bad_image", "skip"]) == 0
+    assert "7.JPEG: predicted garbage truck" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -122,3 +189,14 @@ def test_training_and_drawing_in_one_call(home: Path, capfd: pytest.CaptureFixtu
     assert "actual class English springer (1)" in capfd.readouterr().out
     assert cam.main(["--model", "runs/judge_imagenette", "--image", "data/val/n03425413/7.JPEG"]) == 0
     assert (home / "cam_results/cam_7.JPEG").is_file()
+    capfd.readouterr()
+    assert cam.main(["--train"]) == 2
+    assert "add --continue_train to continue it, choose another --name" in capfd.readouterr().err
+    assert cam.main(["--train", "--continue_train", "--n_epochs", "2"]) == 0
+    assert cam.main(["--train", "--name", "other", "--index", "0", "--output_dir", "more"]) == 0
+    assert (home / "runs/other/latest_net_C.pth").is_file()
+    said = capfd.readouterr().err
+    assert said.count("model.residual: has no meaning here") == 2, "once for each training"
+    (home / "data").rename(home / "kept")
+    look = ["--model", "runs/other", "--index", "0", "--output_dir", "again", "--on_bad_image", "skip"]
+    assert cam.main([*look, "--dataroot", "kept", "--download"]) == 0, "no flag of its network's"

@@ -179,3 +179,11 @@ def test_files_of_our_own_are_read_as_before(tmp_path: Path) -> None:
 
 def test_the_table_knows_the_published_keys_and_no_others() -> None:
     assert set(KEYS) == {f"{section}.{key}" for section, keys in PUBLISHED.items() for key in keys}
+
+
+def test_what_a_flag_says_already_is_not_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--pretrained"], ["--arch_weights", "x.pth"], ["--pretrained=False"]):
+        read(tmp_path, *flags)
+        said = capsys.readouterr().err
+        assert "model.name resnet_cam: --arch resnet18\n" in said
+        assert "add --pretrained" not in said
