@@ -34,6 +34,7 @@ from options.schema import (
     show,
     spec_of,
 )
+from options.tiles import tiled_at_own_size
 from options.yaml_config import check_whole, dump_yaml, read_config, read_yaml
 from util.checkpoint import STATE_FILE, CheckpointError
 
@@ -198,6 +199,7 @@ def inference_options(
         names = [*_fixed(after.networks.netG), *fields_of(type(after.networks)), *fields_of(type(after.model))]
         if fault := _contradiction(before, after, [name for name in names if name != "direction" or not after.turned]):
             raise OptionError(f"{fault}; leave the flag out")
+    after = tiled_at_own_size(after)
     if "dry_run" in first:
         print(dump_yaml([*after.groups(), *after.extra]), end="")
         raise SystemExit(0)

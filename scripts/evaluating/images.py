@@ -20,6 +20,7 @@ from data.pairing import place_of
 from data.single_dataset import SingleDataset, WholeImage
 from models.base import Explanation, Model
 from options.parse import RunOptions
+from scripts.explaining.sizes import say_sizes
 from util.engine.build import Pace
 from util.engine.inference import by_size, explain_images, to_network, translate_images
 from util.metrics.base import ImageSet, Maps
@@ -77,10 +78,9 @@ def translate_split(
     random: Model[Any] | None,
     dataset: SingleDataset,
     results: Results,
-    channels: int,
     name: str,
     speed: Pace,
-    quiet: bool = False,
+    run: RunOptions,
 ) -> Translated:
     """Translate every image of a split, write the translations as test.py does, and read them back from the disk.
 
@@ -89,12 +89,12 @@ def translate_split(
     Args:
         random: the same model with a randomised class head, for the sanity check; None: no maps are made.
         results: of the pattern that test.py uses.
-        channels: of a translation.
         speed: how many images at once, and what reads ahead.
-        quiet: no progress bar.
+        run: options of the run.
     """
     done: list[_Done] = []
     share = mine(len(dataset))
+    images = say_sizes(dataset.images(speed.processes, share=share), run, model.size_multiple)
 
     def work(group: list[WholeImage]) -> list[_Work]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
@@ -105,16 +105,17 @@ def translate_split(
         others = explain_images(random, samples, sizes, explained, speed.amp)
         return [_Work(fake, seen, other) for (fake, seen), (_, other) in zip(made, others, strict=True)]
 
-    worked = by_size(dataset.images(speed.processes, share=share), work, speed.together)
+    worked = by_size(images, work, speed.together)
     suffix = ".tif" if dataset.target.depth == "float32" else ".png"
     with results:
-        for whole, made in with_bar(worked, name, "image", total=len(share), quiet=quiet):
+        for whole, made in with_bar(worked, name, "image", total=len(share), quiet=run.log.quiet):
             results.add(whole.file, {"fake_B": (made.fake, dataset.target)})
             done.append(_Done.of(whole, made, results.path("fake_B", results.stem_of(whole.file), suffix)))
     numbers = [one.number for one in done]
     results.gather(numbers)  # waits until the files are there
     dataset.gather()
-    return _translated(in_order(numbers, done), model, dataset, channels, name, with_maps=random is not None)
+    channels, ordered = run.networks.output_nc, in_order(numbers, done)
+    return _translated(ordered, model, dataset, channels, name, with_maps=random is not None)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from models.pictures import PictureCam
 from options.schema import OptionError
 from tests.conftest import picture
 from tests.runs import BYTES, COUNTS, CUTCAM, make_run
+from util.checkpoint import CheckpointError
 
 Loaded = Model[Any]
 GREY = ("--input_nc", "1", "--output_nc", "1")
@@ -149,3 +151,15 @@ def test_a_class_that_there_is_not_and_a_model_without_a_run(colour: Loaded, tmp
             colour.translate(picture(0, 0, (32, 32), 3))
     finally:
         colour.pictures = reader
+
+
+def test_an_epoch_may_be_a_number(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", *CUTCAM)
+    for file in list(run.glob("latest_net_*.pth")):
+        shutil.copy(file, file.with_name(file.name.replace("latest", "5")))
+    values = picture(0, 0, (32, 40), 3)
+    numbered = load_run(run, epoch=5).translate(values)
+    assert (numbered == load_run(run, epoch="5").translate(values)).all()
+    assert (numbered == load_run(run).translate(values)).all()
+    with pytest.raises(CheckpointError, match="--epoch 6: .* does not exist; there are: 5, latest"):
+        load_run(run, epoch=6)
