@@ -165,6 +165,8 @@ class Model(ABC, Generic[S]):
             NotImplementedError: `explain` of a batch, and the model has no class head.
         """
         if isinstance(source, Tensor) and source.ndim == 4:
+            if self.pictures is not None:
+                self.pictures.check_tensor(source)
             fake = self.translate_batch(source)
             chosen = torch.full((len(source),), class_id, device=source.device)
             return (fake, self.explain(source, fake, chosen)) if explain else fake

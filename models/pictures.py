@@ -127,6 +127,7 @@ class PictureReader:
             ImageError: a picture that cannot be read, or is not of the run's depth.
         """
         if isinstance(source, Tensor):
+            self.check_tensor(source)
             return translate_image(model, source, (source.shape[-2], source.shape[-1])) * 2 - 1
         image, fmt = self.read(source)
         return self._counts(translate_image(model, self._taken_by(model, image), _size(image)), fmt)
@@ -144,6 +145,7 @@ class PictureReader:
         """
         model.check_class(class_id)
         if isinstance(source, Tensor):
+            self.check_tensor(source)
             image, sample, fmt = source.float().cpu().add(1).div(2).clamp(0, 1), source, None
         else:
             image, fmt = self.read(source)
@@ -169,7 +171,22 @@ class PictureReader:
         """A picture as (C, H, W) in [0, 1] at its own size, and the format that its counts were read in."""
         raw, name = raw_of(picture)
         fmt = self.source or self._own_format(raw)
+        if isinstance(picture, np.ndarray) and raw.dtype not in (fmt.depth, picture.dtype):  # int32 is read as float32
+            raise ImageError(
+                f"the array is {picture.dtype} but its domain was set up as {fmt.depth}; where it holds counts of that "
+                f"depth, give array.astype(np.{fmt.depth})"
+            )
         return windowed(raw, self.channels, fmt, name), fmt
+
+    def check_tensor(self, images: Tensor) -> None:
+        """Raise an ImageError where (C, H, W) or (N, C, H, W) have not the channels that the run takes."""
+        if images.ndim not in (3, 4) or images.shape[-3] != self.channels:
+            shape = "(C, H, W)" if images.ndim < 4 else "(N, C, H, W)"
+            found = _channels(images.shape[-3]) if images.ndim in (3, 4) else f"{images.ndim} axes"
+            raise ImageError(
+                f"a tensor of shape {tuple(images.shape)} has {found}, but the run takes {shape} with "
+                f"{_channels(self.channels)}; give such a tensor, or the picture as an array"
+            )
 
     def taken(self, image: Tensor) -> Tensor:
         """(C, H, W) in [0, 1] as the network takes it: in [-1, 1], not yet padded."""
@@ -240,3 +257,7 @@ def _of_pil(image: Image.Image) -> NDArray[Any]:
 
 def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel{'s' * (count != 1)}"
