@@ -13,6 +13,7 @@ from models import load_trained
 from options.groups import Given, Inference
 from options.parse import extra, inference_options
 from scripts.explaining.given import translate_given
+from scripts.explaining.places import check_output
 from scripts.explaining.sizes import say_sizes
 from scripts.explaining.translation import read_target
 from util.engine.build import choose_device, pace, progress, writing_threads
@@ -26,6 +27,7 @@ from util.visual.results import Results, Stored
 def main() -> int:
     run = inference_options((Inference, Given), prog="test.py", turns=True)
     wanted = extra(run, Inference)
+    check_output(run)
     if extra(run, Given).input is not None:
         return translate_given(run) if is_first() else 0
     model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval, tile=wanted.tile)
