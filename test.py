@@ -17,7 +17,7 @@ from scripts.explaining.places import check_output
 from scripts.explaining.sizes import say_sizes
 from scripts.explaining.translation import read_target
 from util.engine.build import choose_device, pace, progress, writing_threads
-from util.engine.inference import by_size, translate_images
+from util.engine.inference import by_size, noise_key, translate_images
 from util.errors import exit_code, printable
 from util.sharing import as_one, in_order, is_first, mine
 from util.visual.results import Results, Stored
@@ -45,7 +45,8 @@ def main() -> int:
 
     def translate(group: list[WholeImage]) -> list[Tensor]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
-        return translate_images(model, samples, sizes, speed.amp)
+        noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
+        return translate_images(model, samples, sizes, speed.amp, noise)
 
     with results:
         for whole, fake in progress(by_size(images, translate, speed.together), len(share), run.log.quiet):

@@ -32,7 +32,7 @@ from scripts.explaining.located import images_of
 from scripts.explaining.maps import ranking_of
 from scripts.explaining.sizes import say_sizes
 from scripts.explaining.written import MANIFEST
-from util.engine.inference import translate_image
+from util.engine.inference import noise_key, translate_image
 from util.errors import printable
 from util.files import write_atomic
 from util.metrics.base import MetricError, Scores
@@ -105,7 +105,9 @@ def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) ->
         chosen = look.class_idx if look.class_idx >= 0 else whole.sample.label_A
         pictures = {"input": whole.image}
         if "output" in sides:
-            pictures["output"] = translate_image(model, whole.sample.A, whole.size)
+            pictures["output"] = translate_image(
+                model, whole.sample.A, whole.size, noise_key(run.experiment.seed, whole.file)
+            )
         mapped = {side: mapper(image, chosen) for side, image in pictures.items()}
         book.add(whole, mapped, truths(whole), dataset.root / whole.sample.path_A)
     dataset.list_bad_images(results.folder)

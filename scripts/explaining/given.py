@@ -23,7 +23,7 @@ from scripts.explaining.sizes import say_sizes
 from scripts.explaining.translation import drawings
 from scripts.explaining.video import explain_video, is_video, translate_video
 from util.engine.build import choose_device
-from util.engine.inference import explain_image, translate_image
+from util.engine.inference import explain_image, noise_key, translate_image
 from util.errors import printable
 from util.visual.cam_table import CamTable
 from util.visual.results import Results
@@ -69,7 +69,7 @@ def translate_given(run: RunOptions) -> int:
     check_apart(results, inputs)
     files: list[Path] = []
     for source in say_sizes(_bar(inputs), run, model.size_multiple):
-        fake = translate_image(model, source.sample, source.size)
+        fake = translate_image(model, source.sample, source.size, noise_key(run.experiment.seed, source.file))
         files += results.store(source.file, "fake", fake, target)
     print(f"{len(inputs)} {_pictures(inputs)} translated: {files[0] if len(inputs) == 1 else folder}")
     return 0
@@ -99,7 +99,9 @@ def explain_given(run: RunOptions, device: torch.device, below: str = "") -> Non
     results = Results(folder, "{stem}_{kind}")
     for number, source in enumerate(say_sizes(_bar(inputs), run, model.size_multiple)):
         chosen = look.class_idx if look.class_idx >= 0 else source.label
-        fake, seen = explain_image(model, source.sample, source.size, chosen)
+        fake, seen = explain_image(
+            model, source.sample, source.size, chosen, noise_key(run.experiment.seed, source.file)
+        )
         caption = table.add(source.file, source.label, seen)
         sample = Sample(source.sample, None, source.file.as_posix(), "", source.label, number, number)
         drawn = drawings(WholeImage(source.image, sample, source.file, number), fake, seen, look)

@@ -22,7 +22,7 @@ from options.groups import Inference
 from options.parse import RunOptions, extra
 from scripts.explaining.sizes import say_sizes
 from util.engine.build import pace, progress, writing_threads
-from util.engine.inference import by_size, explain_images
+from util.engine.inference import by_size, explain_images, noise_key
 from util.errors import printable
 from util.sharing import is_first, mine
 from util.visual.cam_table import CamTable
@@ -59,7 +59,8 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     def explain(group: list[WholeImage]) -> list[tuple[Tensor, Explanation]]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
         chosen = [look.class_idx if look.class_idx >= 0 else whole.sample.label_A for whole in group]
-        return explain_images(model, samples, sizes, chosen, speed.amp)
+        noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
+        return explain_images(model, samples, sizes, chosen, speed.amp, noise)
 
     share, done = mine(len(dataset)), []
     images = say_sizes(dataset.images(speed.processes, share=share), run, model.size_multiple)
