@@ -56,6 +56,7 @@ class RunOptions:
         given: names of the options that this command gave as flags.
         published: there is no run behind the weights: all options are flags and defaults.
         turned: the weights were trained in the other direction, and their way back is used.
+        untiled: --preprocess without --tile, which has set it to none; empty: it has not.
     """
 
     experiment: g.Experiment
@@ -72,6 +73,7 @@ class RunOptions:
     given: frozenset[str] = field(default=frozenset(), compare=False)
     published: bool = field(default=False, compare=False)
     turned: bool = field(default=False, compare=False)
+    untiled: str = field(default="", compare=False)
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -90,7 +92,7 @@ class RunOptions:
         return [group for group in named if fields(group)]
 
 
-_NOT_GROUPS = ("terms", "extra", "given", "published", "turned")
+_NOT_GROUPS = ("terms", "extra", "given", "published", "turned", "untiled")
 _GROUPS = [item.name for item in fields(RunOptions) if item.name not in _NOT_GROUPS]
 X = TypeVar("X", bound=Group)
 

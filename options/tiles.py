@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def tiled_at_own_size(run: RunOptions) -> RunOptions:
-    """The options with --preprocess none where --tile is given to a run that was trained on resized images; it is said.
+    """The options with --preprocess none where --tile is given to a run that was trained on resized images.
 
     Raises:
         OptionError: this command gives --tile and such a --preprocess as well.
@@ -25,15 +24,11 @@ def tiled_at_own_size(run: RunOptions) -> RunOptions:
     kind = MODELS.get(run.experiment.model)
     if not tile or kind.translator not in kind.inference_nets or not preprocess_from(run, kind.size_multiple).resizes:
         return run
-    words, size = run.data.preprocess, " x ".join(map(str, run.data.crop_size))
+    words = run.data.preprocess
     if "preprocess" in run.given:
+        size = " x ".join(map(str, run.data.crop_size))
         raise OptionError(
             f"--tile {tile}: is for images at their own size, and --preprocess {words} brings them to {size}; "
             "leave one of them out"
         )
-    print(
-        f"--tile {tile}: images go at their own size (--preprocess none), not brought to {size} by --preprocess "
-        f"{words}",
-        file=sys.stderr,
-    )
-    return replace(run, data=replace(run.data, preprocess="none"))
+    return replace(run, data=replace(run.data, preprocess="none"), untiled=words)

@@ -28,7 +28,9 @@ Image = TypeVar("Image", bound=_Taken)
 
 
 class SizeNote:
-    """Says it for the first image that --preprocess resizes; what rounding to `multiple` does is not worth a line.
+    """Says it for the first image that --preprocess resizes, or that --tile keeps from it.
+
+    What rounding to `multiple` does is not worth a line.
 
     Args:
         run: whose geometry is used.
@@ -41,16 +43,26 @@ class SizeNote:
     def see(self, own: Size, taken: Size) -> None:
         """Look at an image: its file's size, and the size at which the network takes it."""
         rounded = tuple(map(self._plain.round_side, own))
-        if self._said or taken == rounded:
+        if self._said or (taken == rounded and not self._run.untiled):
             return
         self._said = True
-        words = self._run.data.preprocess
-        asked = "preprocess" in self._run.given or self._run.published
-        why = f"by --preprocess {words}" if asked else f"as the run was trained with --preprocess {words}"
-        line = (
-            f"images of {own[0]} x {own[1]} are translated at {taken[0]} x {taken[1]} (height x width), {why}; "
-            "--preprocess none translates them at their own size"
+        data, sizes = (
+            self._run.data,
+            (f"{height} x {width}" for height, width in (own, taken, self._run.data.crop_size)),
         )
+        file, network, cropped = sizes
+        if self._run.untiled:
+            line = (
+                f"images go at their own size, for --tile (--preprocess none), not brought to {cropped} (height "
+                f"x width) by --preprocess {self._run.untiled}"
+            )
+        else:
+            asked = "preprocess" in self._run.given or self._run.published
+            why = "by" if asked else "as the run was trained with"
+            line = (
+                f"images of {file} are translated at {network} (height x width), {why} --preprocess {data.preprocess}; "
+                "--preprocess none translates them at their own size"
+            )
         tqdm.write(line, file=sys.stderr)
 
 

@@ -87,9 +87,9 @@ def test_tiles_ask_for_the_own_size(resized: Path, images: Path, command: Main, 
         assert status == 0, said[name]
     plain, own, tiles = (read_raw(tmp_path / name / "0.png") for name in said)
     assert SAID in said["plain"]
-    assert said["tiles"].startswith(
-        "--tile 64: images go at their own size (--preprocess none), not brought to 64 x 64 by --preprocess "
-        "resize_and_crop\n"
+    assert said["tiles"] == (
+        "images go at their own size, for --tile (--preprocess none), not brought to 64 x 64 (height x width) by "
+        "--preprocess resize_and_crop\n"
     )
     assert "images of" not in said["own"] + said["tiles"]
     assert apart(own, tiles) <= 1
