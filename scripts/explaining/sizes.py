@@ -46,11 +46,8 @@ class SizeNote:
         if self._said or (taken == rounded and not self._run.untiled):
             return
         self._said = True
-        data, sizes = (
-            self._run.data,
-            (f"{height} x {width}" for height, width in (own, taken, self._run.data.crop_size)),
-        )
-        file, network, cropped = sizes
+        data = self._run.data
+        file, network, cropped = (f"{height} x {width}" for height, width in (own, taken, data.crop_size))
         if self._run.untiled:
             line = (
                 f"images go at their own size, for --tile (--preprocess none), not brought to {cropped} (height "
