@@ -13,6 +13,7 @@ from options.parse import RunOptions, extra, inference_options
 from scripts.epochs import at_epoch, epochs_of
 from scripts.explaining.given import explain_given, with_given
 from scripts.explaining.grid import EpochGrids
+from scripts.explaining.places import check_output
 from scripts.explaining.translation import explain_split
 from util.engine.build import choose_device
 from util.errors import exit_code
@@ -27,6 +28,7 @@ ASKING = frozenset(
 @as_one
 def main() -> int:
     run = with_given(inference_options((Inference, Explanation, Given), prog="cam_infer.py"))
+    check_output(run)
     look, device = extra(run, Explanation), choose_device(run.runtime.gpu_ids)
     classifier = isinstance(run.model, ClassifierOptions)
     epochs = epochs_of(run, look.epochs, every=look.grid)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from data.images import DomainFormat, ImageError, decode
-from data.pairing import cut_half
+from data.images import ImageError
 from data.single_dataset import SingleDataset, WholeImage
 from models import load_trained
 from options.groups import Given, Inference
-from options.parse import RunOptions, extra, inference_options
+from options.parse import extra, inference_options
 from scripts.explaining.given import translate_given
+from scripts.explaining.places import check_output
+from scripts.explaining.sizes import say_sizes
+from scripts.explaining.translation import read_target
 from util.engine.build import choose_device, pace, progress, writing_threads
-from util.engine.inference import by_size, translate_images
+from util.engine.inference import by_size, noise_key, translate_images
 from util.errors import exit_code, printable
 from util.sharing import as_one, in_order, is_first, mine
 from util.visual.results import Results, Stored
@@ -26,6 +27,7 @@ from util.visual.results import Results, Stored
 def main() -> int:
     run = inference_options((Inference, Given), prog="test.py", turns=True)
     wanted = extra(run, Inference)
+    check_output(run)
     if extra(run, Given).input is not None:
         return translate_given(run) if is_first() else 0
     model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval, tile=wanted.tile)
@@ -38,11 +40,13 @@ def main() -> int:
     targets, left_out = dataset.partners(run.data.direction, paired), {}
     speed = pace(run, model, wanted.tile)
     share, done = mine(len(dataset)), []
-    images = dataset.images(speed.processes, partial(read_target, targets, run, dataset.target), share)
+    found = dataset.images(speed.processes, partial(read_target, targets, run, dataset.target), share)
+    images = say_sizes(found, run, model.size_multiple)
 
     def translate(group: list[WholeImage]) -> list[Tensor]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
-        return translate_images(model, samples, sizes, speed.amp)
+        noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
+        return translate_images(model, samples, sizes, speed.amp, noise)
 
     with results:
         for whole, fake in progress(by_size(images, translate, speed.together), len(share), run.log.quiet):
@@ -66,14 +70,6 @@ def main() -> int:
         print(f"real_B is left out for {len(reasons)} images, first because {reasons[0]}")
     print(f"{dataset.outcome('translated')}; page: {page}")
     return 0
-
-
-def read_target(
-    targets: Mapping[int, tuple[Path, str]], run: RunOptions, fmt: DomainFormat, number: int
-) -> Tensor | None:
-    """The target image, or the half of one, to be shown beside an input; None where there is none."""
-    file, half = targets.get(number, (None, ""))
-    return None if file is None else cut_half(decode(file, run.channels[1], fmt), half, file)
 
 
 if __name__ == "__main__":

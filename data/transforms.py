@@ -86,6 +86,15 @@ class Preprocess:
         words = tuple(word for word in self.words if word in RESIZERS) or ("none",)
         return replace(self, words=words, load_size=self.crop_size, flip=False)
 
+    @property
+    def resizes(self) -> bool:
+        """Whether inference brings every image to crop_size, large ones too, as `resize` and `scale_width` do."""
+        return bool({"resize", "scale_width"}.intersection(self.words))
+
+    def at_own_size(self) -> Preprocess:
+        """The same where it keeps the size of large images; `none` where it `resizes`."""
+        return replace(self, words=("none",)) if self.resizes else self
+
     def __call__(self, image: Tensor, generator: torch.Generator, patch_index: int = 0) -> Tensor:
         """(C, H, W) in [0, 1] to (C, h, w) in [0, 1].
 

@@ -101,13 +101,17 @@ def _weights_file(folder: Path, epoch: str, net: str, published: bool = False) -
     return file
 
 
-def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu", direction: str = "") -> Model[Any]:
+def load_run(
+    folder: str | Path, epoch: str | int = "latest", device: str = "cpu", direction: str = "", preprocess: str = ""
+) -> Model[Any]:
     """Bring a trained model back from its run folder.
 
     Args:
         folder: `<checkpoints_dir>/<name>`, or what `scripts/export.py --format safetensors` or `hub` has written.
         epoch: which exported weights: latest, a number, or iter_NUMBER.
         direction: AtoB or BtoA; empty: that of the training. The other one only where the model has a way back.
+        preprocess: as --preprocess of test.py; empty: that of the training, whose resizing words bring single pictures
+            to its crop_size. `none`: pictures go at their own size.
 
     Raises:
         OptionError, CheckpointError: the folder is no run, or lacks these weights.
@@ -116,8 +120,9 @@ def load_run(folder: str | Path, epoch: str = "latest", device: str = "cpu", dir
     from options.parse import inference_options
 
     folder = Path(folder)
-    flags = ["--checkpoints_dir", str(folder.parent), "--name", folder.name, "--epoch", epoch]
+    flags = ["--checkpoints_dir", str(folder.parent), "--name", folder.name, "--epoch", str(epoch)]
     flags += ["--direction", direction] if direction else []
+    flags += ["--preprocess", preprocess] if preprocess else []
     run = inference_options((), flags, turns=True)
     model = load_trained(run, torch.device(device))
     model.pictures = PictureReader.from_options(run, model.size_multiple)

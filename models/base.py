@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.networks.tiling import TiledGenerator
 from options.schema import Group, OptionError
 from util.registry import Registry
 from util.seeding import StepInfo
@@ -164,6 +165,8 @@ class Model(ABC, Generic[S]):
             NotImplementedError: `explain` of a batch, and the model has no class head.
         """
         if isinstance(source, Tensor) and source.ndim == 4:
+            if self.pictures is not None:
+                self.pictures.check_tensor(source)
             fake = self.translate_batch(source)
             chosen = torch.full((len(source),), class_id, device=source.device)
             return (fake, self.explain(source, fake, chosen)) if explain else fake
@@ -198,10 +201,19 @@ class Model(ABC, Generic[S]):
     def in_tiles(self, tile: int) -> None:
         """From now on translate and explain images larger than `tile` pixels in tiles, with equal results.
 
+        Args:
+            tile: side of a tile in pixels, which takes the place of an earlier one; 0: in one piece again.
+
         Raises:
             UserError: the model's networks, or this size, do not allow it.
         """
-        raise OptionError(f"--tile {tile}: {type(self).__name__} cannot work in tiles; leave it out")
+        if tile:
+            raise OptionError(f"--tile {tile}: {type(self).__name__} cannot work in tiles; leave it out")
+
+    @property
+    def works_in_tiles(self) -> bool:
+        """Whether `in_tiles` is in force."""
+        return any(isinstance(net, TiledGenerator) for net in self.nets.values())
 
     def classify(self, source: Tensor) -> Tensor:
         """Probabilities (N, K) of each class in (N, C, H, W) in [-1, 1], by the model's own class head.

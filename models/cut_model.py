@@ -19,7 +19,7 @@ from models.losses.nce_weighting import Weighting
 from models.losses.patch_nce import patch_nce
 from models.networks import Generator, PatchSampleF, draw_patch_ids
 from models.networks.discriminators import judge_both
-from models.networks.tiling import TiledGenerator
+from models.networks.tiling import tiled
 from models.queries import sharpest_ids
 from models.terms import TERMS, ExtraTerm
 from options.schema import Group, OptionError, show
@@ -224,7 +224,7 @@ class CutModel(Model[CutState]):
         return image
 
     def in_tiles(self, tile: int) -> None:
-        self.generator = self.nets["G"] = TiledGenerator(self.generator, tile)
+        self.generator = self.nets["G"] = tiled(self.generator, tile)
 
     # -- losses -----------------------------------------------------------------------------------------------
 

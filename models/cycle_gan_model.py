@@ -17,7 +17,7 @@ from models.losses.cycle import cycle_loss
 from models.losses.gan import gan_loss
 from models.losses.identity import identity_loss
 from models.networks import Generator
-from models.networks.tiling import TiledGenerator
+from models.networks.tiling import tiled
 from options.schema import Group, OptionError, option
 from util.engine.image_pool import ImagePool
 from util.seeding import StepInfo
@@ -153,7 +153,7 @@ class CycleGanModel(Model[Any]):
 
     def in_tiles(self, tile: int) -> None:
         net: Generator = self.nets[self.translates_by]  # type: ignore[assignment]
-        self.nets[self.translates_by] = TiledGenerator(net, tile)
+        self.nets[self.translates_by] = tiled(net, tile)
 
     # -- losses -----------------------------------------------------------------------------------------------
 

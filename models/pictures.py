@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,9 +127,10 @@ class PictureReader:
             ImageError: a picture that cannot be read, or is not of the run's depth.
         """
         if isinstance(source, Tensor):
+            self.check_tensor(source)
             return translate_image(model, source, (source.shape[-2], source.shape[-1])) * 2 - 1
         image, fmt = self.read(source)
-        return self._counts(translate_image(model, self.taken(image), _size(image)), fmt)
+        return self._counts(translate_image(model, self._taken_by(model, image), _size(image)), fmt)
 
     def explain(
         self, model: Model[Any], source: Picture | Tensor, class_id: int = -1
@@ -143,10 +145,11 @@ class PictureReader:
         """
         model.check_class(class_id)
         if isinstance(source, Tensor):
+            self.check_tensor(source)
             image, sample, fmt = source.float().cpu().add(1).div(2).clamp(0, 1), source, None
         else:
             image, fmt = self.read(source)
-            sample = self.taken(image)
+            sample = self._taken_by(model, image)
         fake, seen = explain_image(model, sample, _size(image), class_id)
         number = int(seen.classes[0])
         raw, raw_fake = (cam[0].float().cpu().numpy() for cam in (seen.cam, seen.cam_fake))
@@ -168,11 +171,45 @@ class PictureReader:
         """A picture as (C, H, W) in [0, 1] at its own size, and the format that its counts were read in."""
         raw, name = raw_of(picture)
         fmt = self.source or self._own_format(raw)
+        if isinstance(picture, np.ndarray) and raw.dtype not in (fmt.depth, picture.dtype):  # int32 is read as float32
+            raise ImageError(
+                f"the array is {picture.dtype} but its domain was set up as {fmt.depth}; where it holds counts of that "
+                f"depth, give array.astype(np.{fmt.depth})"
+            )
         return windowed(raw, self.channels, fmt, name), fmt
+
+    def check_tensor(self, images: Tensor) -> None:
+        """Raise an ImageError where (C, H, W) or (N, C, H, W) have not the channels that the run takes."""
+        if images.ndim not in (3, 4) or images.shape[-3] != self.channels:
+            shape = "(C, H, W)" if images.ndim < 4 else "(N, C, H, W)"
+            found = _channels(images.shape[-3]) if images.ndim in (3, 4) else f"{images.ndim} axes"
+            raise ImageError(
+                f"a tensor of shape {tuple(images.shape)} has {found}, but the run takes {shape} with "
+                f"{_channels(self.channels)}; give such a tensor, or the picture as an array"
+            )
 
     def taken(self, image: Tensor) -> Tensor:
         """(C, H, W) in [0, 1] as the network takes it: in [-1, 1], not yet padded."""
         return self.preprocess(image, generator(0, "whole")) * 2 - 1  # nothing is drawn in inference
+
+    @property
+    def resizing(self) -> str:
+        """What is done to pictures that do not go through the networks at their own size; nothing: all of them do."""
+        if not self.preprocess.resizes:
+            return ""
+        size = " x ".join(str(side) for side in self.preprocess.crop_size)
+        words = "_and_".join(self.preprocess.words)
+        return f"brought to {size} (height x width) by --preprocess {words}, and back to their size afterwards"
+
+    def _taken_by(self, model: Model[Any], image: Tensor) -> Tensor:
+        """As `taken`; at its own size by a model that works in tiles, as with --tile; else a resized one is said."""
+        if model.works_in_tiles:
+            return replace(self, preprocess=self.preprocess.at_own_size()).taken(image)
+        taken, rounded = self.taken(image), tuple(map(self.preprocess.round_side, _size(image)))
+        if self.resizing and _size(taken) != rounded:
+            advice = 'load_run(FOLDER, preprocess="none") translates them at their own size'
+            warnings.warn(f"pictures are {self.resizing}; {advice}", stacklevel=4)  # of who calls `Model.translate`
+        return taken
 
     def target_of(self, source: DomainFormat) -> DomainFormat:
         """The format of the translation of a picture that was read in some format."""
@@ -220,3 +257,7 @@ def _of_pil(image: Image.Image) -> NDArray[Any]:
 
 def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[-2], image.shape[-1]
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel{'s' * (count != 1)}"

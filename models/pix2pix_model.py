@@ -16,7 +16,7 @@ from models.losses.critic import critic_terms
 from models.losses.cycle import paired_loss
 from models.losses.gan import gan_loss
 from models.networks import Generator
-from models.networks.tiling import TiledGenerator
+from models.networks.tiling import tiled
 from options.schema import Group, OptionError, option
 from util.seeding import StepInfo
 from util.visual.pictures import to_uint8
@@ -120,7 +120,7 @@ class Pix2PixModel(Model[Pix2PixState]):
         return image
 
     def in_tiles(self, tile: int) -> None:
-        self.generator = self.nets["G"] = TiledGenerator(self.generator, tile)
+        self.generator = self.nets["G"] = tiled(self.generator, tile)
 
     # -- losses -----------------------------------------------------------------------------------------------
 

@@ -215,7 +215,9 @@ class Inference(Group):
     num_test: int = option(50, "at most this many images", low=1)
     results_dir: str = option("./results/", "folder of the results", aliases=("output_path",))
     tile: int = option(
-        0, "larger images go in tiles of so many pixels, with the whole image's statistics; 0: in one piece", low=0
+        0,
+        "images go at their own size, larger ones in tiles of so many pixels, with the whole image's norms; 0: off",
+        low=0,
     )
     eval: bool = option(False, "networks in evaluation mode (matters with batch norm or dropout)")
 

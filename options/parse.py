@@ -34,6 +34,7 @@ from options.schema import (
     show,
     spec_of,
 )
+from options.tiles import tiled_at_own_size
 from options.yaml_config import check_whole, dump_yaml, read_config, read_yaml
 from util.checkpoint import STATE_FILE, CheckpointError
 
@@ -55,6 +56,7 @@ class RunOptions:
         given: names of the options that this command gave as flags.
         published: there is no run behind the weights: all options are flags and defaults.
         turned: the weights were trained in the other direction, and their way back is used.
+        untiled: --preprocess without --tile, which has set it to none; empty: it has not.
     """
 
     experiment: g.Experiment
@@ -71,6 +73,7 @@ class RunOptions:
     given: frozenset[str] = field(default=frozenset(), compare=False)
     published: bool = field(default=False, compare=False)
     turned: bool = field(default=False, compare=False)
+    untiled: str = field(default="", compare=False)
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -89,7 +92,7 @@ class RunOptions:
         return [group for group in named if fields(group)]
 
 
-_NOT_GROUPS = ("terms", "extra", "given", "published", "turned")
+_NOT_GROUPS = ("terms", "extra", "given", "published", "turned", "untiled")
 _GROUPS = [item.name for item in fields(RunOptions) if item.name not in _NOT_GROUPS]
 X = TypeVar("X", bound=Group)
 
@@ -199,6 +202,7 @@ def inference_options(
         names = [*_fixed(after.networks.netG), *fields_of(type(after.networks)), *fields_of(type(after.model))]
         if fault := _contradiction(before, after, [name for name in names if name != "direction" or not after.turned]):
             raise OptionError(f"{fault}; leave the flag out")
+    after = tiled_at_own_size(after)
     if "dry_run" in first:
         print(dump_yaml([*after.groups(), *after.extra]), end="")
         raise SystemExit(0)

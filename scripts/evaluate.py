@@ -19,6 +19,7 @@ from scripts.evaluating.earlier import basis, with_earlier
 from scripts.evaluating.pictures import check_figures, draw
 from scripts.evaluating.record import record, record_path, step_of, write_record
 from scripts.evaluating.table import say_protocol, say_scores
+from scripts.explaining.places import check_output
 from scripts.faithfulness import of_folder
 from util.engine.build import choose_device
 from util.engine.measuring import measure
@@ -33,6 +34,7 @@ def main() -> int:
             return 0  # the others wait
         return of_folder.run(sys.argv[1:])
     run = inference_options((MeasuredInference, Evaluation), prog="evaluate.py")
+    check_output(run)
     wanted = extra(run, Evaluation)
     chosen(wanted)  # an unknown name before any work
     check_figures(wanted)

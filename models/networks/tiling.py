@@ -110,6 +110,16 @@ class TiledGenerator(Generator):
         return tap.stride > 1 and tap.channels * inner.stride**2 <= 2 * inner.channels * tap.stride**2
 
 
+def tiled(generator: Generator, tile: int) -> Generator:
+    """A generator, which may be in tiles already, in tiles of that size; 0: as it is, in one piece.
+
+    Raises:
+        TilingError: as `TiledGenerator`.
+    """
+    whole = generator.generator if isinstance(generator, TiledGenerator) else generator
+    return TiledGenerator(whole, tile) if tile else whole
+
+
 @dataclass(frozen=True)
 class _Window:
     """What a module reads of either axis, to write one position.

@@ -218,11 +218,11 @@ class Bench:
     def _translate(
         self, run: RunOptions, model: Model[Any], data: SingleDataset, results: Results, random: Model[Any] | None
     ) -> Translated:
-        name, quiet = f"translations of {data.folder.name}", run.log.quiet
+        name = f"translations of {data.folder.name}"
         speed = pace(run, model, self.inference.tile)
         if random is not None:
             speed = replace(speed, together=together(random, speed.together, self.inference.tile))
-        return translate_split(model, random, data, results, run.networks.output_nc, name, speed, quiet)
+        return translate_split(model, random, data, results, name, speed, run)
 
     def _results(self, run: RunOptions, phase: str, files: Sequence[Path]) -> Results:
         folder = Path(self.inference.results_dir) / run.experiment.name / f"{phase}_{run.experiment.epoch}"

@@ -20,8 +20,9 @@ from data.pairing import place_of
 from data.single_dataset import SingleDataset, WholeImage
 from models.base import Explanation, Model
 from options.parse import RunOptions
+from scripts.explaining.sizes import say_sizes
 from util.engine.build import Pace
-from util.engine.inference import by_size, explain_images, to_network, translate_images
+from util.engine.inference import by_size, drawing, explain_images, noise_key, to_network, translate_images
 from util.metrics.base import ImageSet, Maps
 from util.sharing import in_order, mine
 from util.visual.overlay import heat_map, overlay
@@ -77,10 +78,9 @@ def translate_split(
     random: Model[Any] | None,
     dataset: SingleDataset,
     results: Results,
-    channels: int,
     name: str,
     speed: Pace,
-    quiet: bool = False,
+    run: RunOptions,
 ) -> Translated:
     """Translate every image of a split, write the translations as test.py does, and read them back from the disk.
 
@@ -89,32 +89,33 @@ def translate_split(
     Args:
         random: the same model with a randomised class head, for the sanity check; None: no maps are made.
         results: of the pattern that test.py uses.
-        channels: of a translation.
         speed: how many images at once, and what reads ahead.
-        quiet: no progress bar.
+        run: options of the run.
     """
     done: list[_Done] = []
     share = mine(len(dataset))
+    images = say_sizes(dataset.images(speed.processes, share=share), run, model.size_multiple)
 
     def work(group: list[WholeImage]) -> list[_Work]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
+        noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
         if random is None:
-            return [_Work(fake) for fake in translate_images(model, samples, sizes, speed.amp)]
-        made = explain_images(model, samples, sizes, [whole.sample.label_A for whole in group], speed.amp)
+            return [_Work(fake) for fake in translate_images(model, samples, sizes, speed.amp, noise)]
+        made = explain_images(model, samples, sizes, [whole.sample.label_A for whole in group], speed.amp, noise)
         explained = [int(seen.classes[0]) for _, seen in made]
         others = explain_images(random, samples, sizes, explained, speed.amp)
         return [_Work(fake, seen, other) for (fake, seen), (_, other) in zip(made, others, strict=True)]
 
-    worked = by_size(dataset.images(speed.processes, share=share), work, speed.together)
+    worked = by_size(images, work, speed.together)
     suffix = ".tif" if dataset.target.depth == "float32" else ".png"
     with results:
-        for whole, made in with_bar(worked, name, "image", total=len(share), quiet=quiet):
+        for whole, made in with_bar(worked, name, "image", total=len(share), quiet=run.log.quiet):
             results.add(whole.file, {"fake_B": (made.fake, dataset.target)})
             done.append(_Done.of(whole, made, results.path("fake_B", results.stem_of(whole.file), suffix)))
     numbers = [one.number for one in done]
     results.gather(numbers)  # waits until the files are there
     dataset.gather()
-    return _translated(in_order(numbers, done), model, dataset, channels, name, with_maps=random is not None)
+    return _translated(in_order(numbers, done), model, dataset, name, run, with_maps=random is not None)
 
 
 @dataclass(frozen=True)
@@ -152,26 +153,27 @@ class _Done:
 
 
 def _translated(
-    done: Sequence[_Done], model: Model[Any], dataset: SingleDataset, channels: int, name: str, with_maps: bool
+    done: Sequence[_Done], model: Model[Any], dataset: SingleDataset, name: str, run: RunOptions, with_maps: bool
 ) -> Translated:
     files, numbers = [one.written for one in done], [one.number for one in done]
     inputs = [dataset.source_files[number] for number in numbers]
     labels = [dataset.labels[number] for number in numbers]
     source = ImageSet(dataset.folder.name, inputs, lambda n: dataset.whole(numbers[n]).image, labels)
-    fake = ImageSet(name, files, lambda n: decode(files[n], channels, dataset.target), labels)
+    fake = ImageSet(name, files, lambda n: decode(files[n], run.networks.output_nc, dataset.target), labels)
     maps = None
     if with_maps:
         before, after, randomised = ([one.maps[kind] for one in done] for kind in range(3))
-        maps = Maps(before, after, randomised, [one.explained for one in done], confidence_of(model, dataset))
+        confidence = confidence_of(model, dataset, run.experiment.seed)
+        maps = Maps(before, after, randomised, [one.explained for one in done], confidence)
     return Translated(source, fake, maps, [one.name for one in done])
 
 
-def confidence_of(model: Model[Any], dataset: SingleDataset) -> Callable[[Tensor, int], Tensor]:
+def confidence_of(model: Model[Any], dataset: SingleDataset, seed: int) -> Callable[[Tensor, int], Tensor]:
     """(N, C, H, W) in [0, 1] at a file's own size and a class -> the model's probability of it, (N,)."""
 
     def confidence(images: Tensor, class_id: int) -> Tensor:
         taken = [to_network(dataset.taken(image), model.size_multiple, model.device)[0] for image in images]
-        with torch.inference_mode():
+        with torch.inference_mode(), drawing(model, [noise_key(seed, "confidence")]):
             return model.classify(torch.cat(taken))[:, class_id].float().cpu()
 
     return confidence

@@ -30,8 +30,9 @@ from options.schema import OptionError, shorten
 from scripts.explaining.curves import curves_figure
 from scripts.explaining.located import images_of
 from scripts.explaining.maps import ranking_of
+from scripts.explaining.sizes import say_sizes
 from scripts.explaining.written import MANIFEST
-from util.engine.inference import translate_image
+from util.engine.inference import noise_key, translate_image
 from util.errors import printable
 from util.files import write_atomic
 from util.metrics.base import MetricError, Scores
@@ -99,12 +100,15 @@ def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) ->
     results = Results(Path(wanted.results_dir) / run.experiment.name / f"{run.experiment.epoch}_fcam", "{kind}/{stem}")
     about = {"run": run.experiment.name, "epoch": run.experiment.epoch, "explained": "fcam", "maps_by": mapper.name}
     book = Book(results, look, dataset.class_names, {side: (Localiser(), Localiser()) for side in sides}, about)
-    for whole in tqdm(dataset.images(), total=len(dataset), unit="image", disable=None):
+    images = say_sizes(dataset.images(), run, model.size_multiple) if translates else dataset.images()
+    for whole in tqdm(images, total=len(dataset), unit="image", disable=None):
         chosen = look.class_idx if look.class_idx >= 0 else whole.sample.label_A
-        images = {"input": whole.image}
+        pictures = {"input": whole.image}
         if "output" in sides:
-            images["output"] = translate_image(model, whole.sample.A, whole.size)
-        mapped = {side: mapper(image, chosen) for side, image in images.items()}
+            pictures["output"] = translate_image(
+                model, whole.sample.A, whole.size, noise_key(run.experiment.seed, whole.file)
+            )
+        mapped = {side: mapper(image, chosen) for side, image in pictures.items()}
         book.add(whole, mapped, truths(whole), dataset.root / whole.sample.path_A)
     dataset.list_bad_images(results.folder)
     page = book.close(f"{run.experiment.name}, {run.experiment.epoch}: maps by {mapper.name}")

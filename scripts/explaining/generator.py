@@ -20,6 +20,7 @@ from scripts.explaining.classifier import caption, say_left_out
 from scripts.explaining.drawing import Words, percent
 from scripts.explaining.inputs import Input, choose_inputs
 from scripts.explaining.maps import MapMaker, View, choose_classes, class_target, ranking_of
+from scripts.explaining.sizes import SizeNote
 from scripts.explaining.written import Explained, Writer
 from util.engine.inference import to_image, to_network
 
@@ -49,10 +50,12 @@ def explain_generator(run: RunOptions, device: torch.device) -> Path:
     folder = Path(wanted.results_dir) / run.experiment.name / run.experiment.epoch / f"explain_{what}"
     about = {"run": run.experiment.name, "epoch": run.experiment.epoch, "explained": what}
     writer, count = Writer(folder, look, inputs.domain.class_names, about), 0
+    note = SizeNote(run, model.size_multiple)
     for source in inputs:
         seen = list(asked.views(source))
         line = f"{caption(source)}: {'; '.join(_line(one) for one in seen)}"
         print(line)
+        note.see(source.size, (source.sample.shape[-2], source.sample.shape[-1]))
         writer.add(source, seen, asked.maker.methods, line)
         count += 1
     title = f"{run.experiment.name}, {run.experiment.epoch}: what the {what} looks at"

@@ -19,10 +19,11 @@ from options.groups import Explanation, Given, Inference
 from options.parse import RunOptions, extra
 from options.schema import Group, OptionError, shorten
 from scripts.explaining.inputs import Input, Inputs, given_inputs
+from scripts.explaining.sizes import say_sizes
 from scripts.explaining.translation import drawings
 from scripts.explaining.video import explain_video, is_video, translate_video
 from util.engine.build import choose_device
-from util.engine.inference import explain_image, translate_image
+from util.engine.inference import explain_image, noise_key, translate_image
 from util.errors import printable
 from util.visual.cam_table import CamTable
 from util.visual.results import Results
@@ -67,8 +68,8 @@ def translate_given(run: RunOptions) -> int:
     target, results = target_of(run, inputs.domain.format), Results(folder, "{stem}")
     check_apart(results, inputs)
     files: list[Path] = []
-    for source in _bar(inputs):
-        fake = translate_image(model, source.sample, source.size)
+    for source in say_sizes(_bar(inputs), run, model.size_multiple):
+        fake = translate_image(model, source.sample, source.size, noise_key(run.experiment.seed, source.file))
         files += results.store(source.file, "fake", fake, target)
     print(f"{len(inputs)} {_pictures(inputs)} translated: {files[0] if len(inputs) == 1 else folder}")
     return 0
@@ -96,9 +97,11 @@ def explain_given(run: RunOptions, device: torch.device, below: str = "") -> Non
         check_classes(run, inputs.domain.labels, inputs.domain.files)
     target, table = target_of(run, inputs.domain.format), CamTable(inputs.domain.class_names)
     results = Results(folder, "{stem}_{kind}")
-    for number, source in enumerate(_bar(inputs)):
+    for number, source in enumerate(say_sizes(_bar(inputs), run, model.size_multiple)):
         chosen = look.class_idx if look.class_idx >= 0 else source.label
-        fake, seen = explain_image(model, source.sample, source.size, chosen)
+        fake, seen = explain_image(
+            model, source.sample, source.size, chosen, noise_key(run.experiment.seed, source.file)
+        )
         caption = table.add(source.file, source.label, seen)
         sample = Sample(source.sample, None, source.file.as_posix(), "", source.label, number, number)
         drawn = drawings(WholeImage(source.image, sample, source.file, number), fake, seen, look)

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.domain import check_classes
-from data.images import unit_to_uint8
+from data.images import DomainFormat, decode, unit_to_uint8
+from data.pairing import cut_half
 from data.single_dataset import SingleDataset, WholeImage
 from models import load_trained
 from models.base import Explanation
 from options.groups import Explanation as ExplanationOptions
 from options.groups import Inference
 from options.parse import RunOptions, extra
+from scripts.explaining.sizes import say_sizes
 from util.engine.build import pace, progress, writing_threads
-from util.engine.inference import by_size, explain_images
+from util.engine.inference import by_size, explain_images, noise_key
 from util.errors import printable
 from util.sharing import is_first, mine
 from util.visual.cam_table import CamTable
@@ -57,10 +59,12 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     def explain(group: list[WholeImage]) -> list[tuple[Tensor, Explanation]]:
         samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
         chosen = [look.class_idx if look.class_idx >= 0 else whole.sample.label_A for whole in group]
-        return explain_images(model, samples, sizes, chosen, speed.amp)
+        noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
+        return explain_images(model, samples, sizes, chosen, speed.amp, noise)
 
     share, done = mine(len(dataset)), []
-    explained = by_size(dataset.images(speed.processes, share=share), explain, speed.together)
+    images = say_sizes(dataset.images(speed.processes, share=share), run, model.size_multiple)
+    explained = by_size(images, explain, speed.together)
     with results:
         for whole, (fake, seen) in progress(explained, len(share), run.log.quiet):
             caption = table.add(whole.file, whole.sample.label_A, seen)
@@ -102,3 +106,11 @@ def drawings(
 
     kinds = {"cam": in_colours, "overlay": over_picture}
     return {f"{kind}_{side}": partial(draw, side) for kind, draw in kinds.items() for side in sides}
+
+
+def read_target(
+    targets: Mapping[int, tuple[Path, str]], run: RunOptions, fmt: DomainFormat, number: int
+) -> Tensor | None:
+    """The target image, or the half of one, to be shown beside an input; None where there is none."""
+    file, half = targets.get(number, (None, ""))
+    return None if file is None else cut_half(decode(file, run.channels[1], fmt), half, file)

@@ -20,7 +20,8 @@ from data.images import DomainFormat, ImageError, Window, unit_to_uint8, windowe
 from models.base import Model
 from options.groups import Explanation
 from options.parse import RunOptions, extra
-from util.engine.inference import explain_image, translate_image
+from scripts.explaining.sizes import SizeNote
+from util.engine.inference import explain_image, noise_key, translate_image
 from util.errors import printable
 from util.files import check_writable, write_atomic
 from util.seeding import generator
@@ -57,6 +58,7 @@ class Frames:
             )
         self._file, self._channels = file, run.channels[0]
         self._preprocess = preprocess_from(run, multiple).for_inference()
+        self._note = SizeNote(run, multiple)
         self._video = cv2.VideoCapture(str(file))
         if not file.is_file() or not self._video.isOpened():
             raise ImageError(f"--input {printable(file)}: cannot be opened as a video; convert it to .mp4 (H.264)")
@@ -75,7 +77,9 @@ class Frames:
             while (read := self._video.read())[0]:
                 raw = np.ascontiguousarray(read[1][:, :, ::-1])
                 image = windowed(raw, self._channels, self.format, f"frame {number}")
-                yield image, self._preprocess(image, generator(0, "whole")) * 2 - 1
+                taken = self._preprocess(image, generator(0, "whole")) * 2 - 1
+                self._note.see((image.shape[-2], image.shape[-1]), (taken.shape[-2], taken.shape[-1]))
+                yield image, taken
                 number += 1
                 bar.update()
         self._video.release()
@@ -134,8 +138,9 @@ def translate_video(model: Model[Any], run: RunOptions, file: Path, folder: Path
     check_writable(folder, "--output")
     folder.mkdir(parents=True, exist_ok=True)
     with VideoWriter(folder / f"{file.stem}_fake.mp4", frames.rate) as out:
-        for image, sample in frames:
-            out.add(unit_to_uint8(translate_image(model, sample, (image.shape[-2], image.shape[-1]))))
+        for number, (image, sample) in enumerate(frames):
+            noise = noise_key(run.experiment.seed, f"{file.name}/{number}")
+            out.add(unit_to_uint8(translate_image(model, sample, (image.shape[-2], image.shape[-1]), noise)))
     return out.file
 
 
@@ -156,7 +161,8 @@ def explain_video(model: Model[Any], run: RunOptions, file: Path, folder: Path) 
     rows: list[Sequence[object]] = [("frame", "class", "confidence_input", "confidence_output")]
     with writers["fake"], writers["overlay_input"], writers["overlay_output"], writers["all"]:
         for number, (image, sample) in enumerate(frames):
-            fake, seen = explain_image(model, sample, (image.shape[-2], image.shape[-1]), look.class_idx)
+            noise = noise_key(run.experiment.seed, f"{file.name}/{number}")
+            fake, seen = explain_image(model, sample, (image.shape[-2], image.shape[-1]), look.class_idx, noise)
             for kind, frame in _drawn(image, fake, (seen.cam, seen.cam_fake), look).items():
                 writers[kind].add(frame)
             chosen = int(seen.classes[0])

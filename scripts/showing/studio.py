@@ -88,7 +88,8 @@ class Studio:
     def about(self) -> str:
         """One line on what the run takes and gives."""
         source, target = self.reader.source, self.reader.target
-        return f"Takes {_depth(source)}, gives {_depth(target)}."
+        sizes = f" Pictures are {self.reader.resizing}." if self.reader.resizing else ""
+        return f"Takes {_depth(source)}, gives {_depth(target)}.{sizes}"
 
     def look(self, file: str | None, chosen: str = HEADS_CHOICE, method: str = OWN) -> Seen:
         """Translate and explain a file.

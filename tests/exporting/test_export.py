@@ -87,6 +87,25 @@ def test_the_program_of_the_page_on_export_runs(
     assert abs(read_raw(tmp_path / "fake.png") - made[0].translate(counts).astype(float)).max() <= 1
 
 
+def test_that_program_resizes_as_test_py_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network alone takes images as they are: without resizing, most of a picture's counts come out otherwise."""
+    pytest.importorskip("onnxscript", reason="onnx, onnxscript and onnxruntime are extras")
+    pytest.importorskip("onnxruntime", reason="onnx, onnxscript and onnxruntime are extras")
+    page = (Path(__file__).resolve().parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    words = ("--preprocess", "resize_and_crop", "--load_size", "40", "--crop_size", "32,36")
+    run = make_run(tmp_path / "ck" / "resized", *CUTCAM, *GREY, *words, formats=COUNTS)
+    export("--checkpoint", run, "--format", "onnx", "--output", tmp_path / "export")
+    counts = picture(0, 0, (61, 50), 1)[:, :, 0].astype(np.uint16) * 8 + 1000
+    cv2.imwrite(str(tmp_path / "photo.tif"), counts)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    found = read_raw(tmp_path / "fake.png").astype(float)
+    with pytest.warns(UserWarning, match="32 x 36"):
+        assert abs(found - load_run(run).translate(counts)).max() <= 1
+    assert abs(found - load_run(run, preprocess="none").translate(counts)).max() > 100
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
 def test_graphs_agree_with_pytorch_at_sizes_they_were_not_traced_at(made: tuple[Any, Any, Path], kind: str) -> None:
     model, net, place = made

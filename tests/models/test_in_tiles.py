@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from models.networks.tiling import TilingError
+from models.networks.tiling import TiledGenerator, TilingError
 from util.engine.inference import explain_image, translate_image
 
 if TYPE_CHECKING:
@@ -34,6 +34,26 @@ def test_translation_and_maps_are_those_of_the_whole_image(bench: BenchMaker) ->
         assert torch.allclose(a, b, atol=1e-4 * float(a.max()))
     again = made.model.nets["G"].state_dict()
     assert all(torch.equal(again[f"generator.{name}"], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize(
+    "words", [CUTCAM, ("--model", "cycle_gan"), ("--model", "pix2pix", "--netG", "resnet_4blocks")]
+)
+def test_the_size_of_tiles_can_be_changed_and_taken_back(bench: BenchMaker, words: tuple[object, ...]) -> None:
+    model, image = bench(*words, "--no_dropout").model, torch.rand(3, 150, 203) * 2 - 1
+    name = model.translator
+    whole, net = translate_image(model, image, (150, 203)), model.nets[name]
+    for tile in (64, 128):
+        model.in_tiles(tile)
+        tiled = model.nets[name]
+        assert isinstance(tiled, TiledGenerator)
+        assert (tiled.tile, tiled.generator) == (tile, net)
+        assert model.works_in_tiles
+        assert torch.allclose(translate_image(model, image, (150, 203)), whole, atol=1e-4)
+    model.in_tiles(0)
+    assert model.nets[name] is net
+    assert not model.works_in_tiles
+    assert torch.equal(translate_image(model, image, (150, 203)), whole)
 
 
 @pytest.mark.parametrize("side", [16, 17, 30])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from models.pictures import PictureCam
 from options.schema import OptionError
 from tests.conftest import picture
 from tests.runs import BYTES, COUNTS, CUTCAM, make_run
+from util.checkpoint import CheckpointError
 
 Loaded = Model[Any]
 GREY = ("--input_nc", "1", "--output_nc", "1")
@@ -130,6 +132,13 @@ def test_weights_without_a_run_take_the_picture_s_own_window(colour: Loaded) -> 
         (np.full((8, 8), np.nan), "the array: 64 of its 64 values are NaN"),
         (np.array([["a"]]), "the array: it is not one array of real numbers"),
         (np.zeros((8, 8), np.uint16), "the array is uint16 but its domain was set up as uint8"),
+        (np.zeros((8, 8), np.int32), "the array is int32 but its domain was set up as uint8; where it holds counts of"),
+        (
+            torch.zeros(1, 8, 8),
+            "a tensor of shape (1, 8, 8) has 1 channel, but the run takes (C, H, W) with 3 channels",
+        ),
+        (torch.zeros(2, 1, 8, 8), "shape (2, 1, 8, 8) has 1 channel, but the run takes (N, C, H, W) with 3 channels"),
+        (torch.zeros(8, 8), "a tensor of shape (8, 8) has 2 axes, but the run takes (C, H, W) with 3 channels"),
         ("absent.png", "'absent.png' cannot be read as an image: it does not exist"),
         (3.5, "float: is no picture; give a path, a PIL image, a NumPy array or a tensor"),
     ],
@@ -149,3 +158,22 @@ def test_a_class_that_there_is_not_and_a_model_without_a_run(colour: Loaded, tmp
             colour.translate(picture(0, 0, (32, 32), 3))
     finally:
         colour.pictures = reader
+
+
+def test_channels_are_named_where_the_run_is_grey(deep: Loaded) -> None:
+    with pytest.raises(ImageError, match=r"has 3 channels, but the run takes \(N, C, H, W\) with 1 channel; give"):
+        deep.translate(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ImageError, match=r"the array is int32 .* as uint16; .*astype\(np\.uint16\)"):
+        deep.translate(np.zeros((32, 32), np.int32))
+
+
+def test_an_epoch_may_be_a_number(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", *CUTCAM)
+    for file in list(run.glob("latest_net_*.pth")):
+        shutil.copy(file, file.with_name(file.name.replace("latest", "5")))
+    values = picture(0, 0, (32, 40), 3)
+    numbered = load_run(run, epoch=5).translate(values)
+    assert (numbered == load_run(run, epoch="5").translate(values)).all()
+    assert (numbered == load_run(run).translate(values)).all()
+    with pytest.raises(CheckpointError, match=r"--epoch 6: .* does not exist; there are: 5, latest"):
+        load_run(run, epoch=6)

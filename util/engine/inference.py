@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from data.transforms import crop_to, pad_to_multiple, resize_to
 from util.engine.step import Precision
+from util.seeding import key
 
 if TYPE_CHECKING:
     from data.base import Sample
@@ -41,35 +45,70 @@ def to_image(output: Tensor, padded_from: tuple[int, int], own_size: tuple[int, 
     return resize_to(cropped_output, own_size, -1.0, 1.0)[0].add(1).div(2).clamp(0, 1)
 
 
-def translate_image(model: Model[Any], sample: Tensor, own_size: tuple[int, int]) -> Tensor:
-    """The translation of one preprocessed image (C, H, W) in [-1, 1], as (C, H, W) in [0, 1] of `own_size`."""
-    return translate_images(model, [sample], [own_size])[0]
+def noise_key(seed: int, file: PurePath | str) -> int:
+    """What keys the draws of dropout for an image: --seed, and its path below its folder or another name of its own."""
+    name = file.as_posix() if isinstance(file, PurePath) else file
+    return key(seed, f"noise {os.fsencode(name).hex()}")  # as bytes: a name may be no text
+
+
+@contextmanager
+def drawing(model: Model[Any], keys: Sequence[int]) -> Iterator[None]:
+    """Within, dropout draws what these keys say, whatever was drawn before and in whichever process.
+
+    Dropout takes no generator of its own: it draws from PyTorch's global one, which is therefore seeded for every pass
+    and put back afterwards, so that no other draw is shifted. That costs a GPU a wait, so it is left out for networks
+    that draw nothing.
+
+    Args:
+        keys: of the images that go together, see `noise_key`; none: the global generator as it is.
+    """
+    if not keys or not _in_training(model, nn.modules.dropout._DropoutNd):
+        yield
+        return
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(keys[0] if len(keys) == 1 else key(0, "noise of several", *keys))
+        yield
+
+
+def translate_image(model: Model[Any], sample: Tensor, own_size: tuple[int, int], noise: int | None = None) -> Tensor:
+    """The translation of one preprocessed image (C, H, W) in [-1, 1], as (C, H, W) in [0, 1] of `own_size`.
+
+    Args:
+        noise: what dropout draws by, see `noise_key`.
+    """
+    return translate_images(model, [sample], [own_size], noise=[] if noise is None else [noise])[0]
 
 
 @torch.inference_mode()
 def translate_images(
-    model: Model[Any], samples: Sequence[Tensor], own_sizes: Sequence[tuple[int, int]], amp: str = "off"
+    model: Model[Any],
+    samples: Sequence[Tensor],
+    own_sizes: Sequence[tuple[int, int]],
+    amp: str = "off",
+    noise: Sequence[int] = (),
 ) -> list[Tensor]:
     """The translations of preprocessed images of one size, each as `translate_image` gives it.
 
     Args:
         amp: off, bf16 or fp16: the number format of the networks.
+        noise: what dropout draws by, for each image; where it draws, images go one by one, see `together`.
     """
     batch, size = pad_to_multiple(torch.stack(list(samples)).to(model.device), model.size_multiple)
-    with Precision(amp, model.device).autocast():
+    with Precision(amp, model.device).autocast(), drawing(model, noise):
         output = model.translate(batch)
     return _to_images(output, size, own_sizes)
 
 
 def explain_image(
-    model: Model[Any], sample: Tensor, own_size: tuple[int, int], class_id: int
+    model: Model[Any], sample: Tensor, own_size: tuple[int, int], class_id: int, noise: int | None = None
 ) -> tuple[Tensor, Explanation]:
     """The translation as translate_image makes it, and the explanation of both; maps cover the unpadded image.
 
     Args:
         class_id: the class explained; -1: the head's choice on the input.
+        noise: what dropout draws by, see `noise_key`.
     """
-    return explain_images(model, [sample], [own_size], [class_id])[0]
+    return explain_images(model, [sample], [own_size], [class_id], noise=[] if noise is None else [noise])[0]
 
 
 @torch.inference_mode()
@@ -79,10 +118,11 @@ def explain_images(
     own_sizes: Sequence[tuple[int, int]],
     class_ids: Sequence[int],
     amp: str = "off",
+    noise: Sequence[int] = (),
 ) -> list[tuple[Tensor, Explanation]]:
     """The same of preprocessed images of one size, together; explanations on the CPU."""
     batch, size = pad_to_multiple(torch.stack(list(samples)).to(model.device), model.size_multiple)
-    with Precision(amp, model.device).autocast():
+    with Precision(amp, model.device).autocast(), drawing(model, noise):
         fake = model.translate(batch)
         seen = model.explain(batch, fake, torch.tensor(list(class_ids), device=model.device))
     seen = cropped(seen, size, batch.shape[-2:])
@@ -103,9 +143,13 @@ def together(model: Model[Any], wanted: int, tile: int = 0) -> int:
     One by one go images that need the memory for themselves (`tile`), and all where networks in training mode would
     mix them: batch normalisation does, and dropout draws for a batch what it would not draw for its parts.
     """
-    mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    mixes = any(isinstance(m, mixing) and m.training for net in model.nets.values() for m in net.modules())
+    mixes = _in_training(model, nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     return 1 if tile or mixes else wanted
+
+
+def _in_training(model: Model[Any], *kinds: type[nn.Module]) -> bool:
+    """Whether a network holds a module of these kinds in training mode."""
+    return any(isinstance(m, kinds) and m.training for net in model.nets.values() for m in net.modules())
 
 
 def by_size(
