@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from data.base import DataError
-from data.decoders import EXTENSIONS, ImageError, describe
+from data.decoders import EXTENSIONS, ImageError, describe_all, read_raw
 from util.errors import printable
 from util.visual.progress import with_bar
 
 SHOWN = 10  # bad files named on the console; all are in bad_images.txt
+_READ = 10  # files whose pixels tell whether three channels are colours
 _AHEAD = 8  # threads that touch files before they are read, for disks across a network
 _REMEDY = "repair or remove them, or leave them out with --on_bad_image skip"
 
@@ -35,6 +37,13 @@ class BadImage:
         return f"{printable(self.path.relative_to(folder.parent).as_posix())}: {self.reason}"
 
 
+class Kind(NamedTuple):
+    """What the header of a good file says."""
+
+    depth: str
+    channels: int
+
+
 @dataclass(frozen=True)
 class Checkup:
     """What a look at a folder has found.
@@ -46,6 +55,7 @@ class Checkup:
         depth: "uint8", "uint16" or "float32" of `files`; empty where there are none.
         other_depth: the one depth that all files have where it is not the one asked for; else empty.
         new, bad_others: how many good files, and which bad ones, are not on the list of a run that goes on.
+        channels: 1 or 3, of the good ones among the files examined.
     """
 
     folder: Path
@@ -57,6 +67,7 @@ class Checkup:
     other_depth: str = ""
     new: int = 0
     bad_others: Sequence[BadImage] = ()
+    channels: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def good(self) -> list[Path]:
@@ -136,7 +147,7 @@ def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False,
     Raises:
         DataError: the folder is missing or holds no image.
     """
-    listed, found = scan_folder(folder), list[str | BadImage]()
+    listed, found, kinds = scan_folder(folder), list[str | BadImage](), list[Kind | BadImage]()
     order: Sequence[int] = range(len(listed))
     if spread and most < len(listed):
         chosen = at_equal_distances(len(listed), most)
@@ -144,7 +155,8 @@ def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False,
         listed = [listed[number] for number in order]
     wanted, good, expected = int(min(most, len(listed))), 0, depth
     while good < wanted and len(found) < len(listed):
-        found += look_at(listed[len(found) : len(found) + wanted - good], quiet)
+        kinds += _kinds_of(listed[len(found) : len(found) + wanted - good], quiet)
+        found = _depths(kinds)
         expected = depth or _most_common(found)
         good = found.count(expected)
     good_ones = sorted((order[place], listed[place]) for place, what in enumerate(found) if what == expected)
@@ -157,6 +169,7 @@ def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False,
         len(found),
         expected,
         _only_one(found) if not numbers else "",
+        channels=_channels(listed, kinds),
     )
 
 
@@ -170,16 +183,23 @@ def check_kept(folder: Path, files: Sequence[Path], *, depth: str, quiet: bool =
     """The same for a list of files that a run counts on and that stays as it is: bad ones keep their places."""
     counted = set(files)
     others = [file for file in scan_folder(folder) if file not in counted]
-    found = look_at([*files, *others], quiet)
+    kinds = _kinds_of([*files, *others], quiet)
+    found = _depths(kinds)
     depth = depth or _most_common(found)
     bad, bad_others = _bad_ones(files, found, depth), _bad_ones(others, found[len(files) :], depth)
     usable = list(files) if len(bad) < len(files) else []
     new = len(others) - len(bad_others)
-    return Checkup(folder, usable, list(range(len(usable))), bad, len(files), depth, bad_others=bad_others, new=new)
+    numbers, channels = list(range(len(usable))), _channels(files, kinds)
+    return Checkup(folder, usable, numbers, bad, len(files), depth, "", new, bad_others, channels)
 
 
 def look_at(files: Sequence[Path], quiet: bool = False) -> list[str | BadImage]:
-    """Each file's depth, from its header, or what is wrong with it.
+    """Each file's depth, from its header, or what is wrong with it."""
+    return _depths(_kinds_of(files, quiet))
+
+
+def _kinds_of(files: Sequence[Path], quiet: bool) -> list[Kind | BadImage]:
+    """What each file's header says, or what is wrong with it.
 
     Headers are read by this thread alone: reading one takes 60 microseconds of Python, so that threads would only
     wait for each other, and Pillow's warnings go by a setting of the whole process. Threads that run ahead and open
@@ -201,9 +221,9 @@ def _touch(file: Path) -> None:
         pass  # said by who reads the header
 
 
-def _look_at_one(file: Path) -> str | BadImage:
+def _look_at_one(file: Path) -> Kind | BadImage:
     try:
-        return describe(file)[2]
+        return Kind(*describe_all(file)[2:])
     except ImageError as error:
         return BadImage(file, reason_of(error, file))
 
@@ -224,6 +244,15 @@ def _reason_of_folder(folder: Path) -> str:
     except OSError as error:
         return f"it is a folder that cannot be listed ({error.strerror})"
     return "it is a folder without files, with the name of an image"
+
+
+def _depths(kinds: Sequence[Kind | BadImage]) -> list[str | BadImage]:
+    return [what.depth if isinstance(what, Kind) else what for what in kinds]
+
+
+def _channels(files: Sequence[Path], kinds: Sequence[Kind | BadImage]) -> dict[Path, int]:
+    pairs = zip(files, kinds, strict=False)  # as in `_bad_ones`
+    return {file: what.channels for file, what in pairs if isinstance(what, Kind)}
 
 
 def _most_common(found: Sequence[str | BadImage]) -> str:
@@ -279,6 +308,49 @@ def say_skipped(lines: Sequence[str], where: str) -> None:
     more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     first = f"WARNING: {len(lines)} bad images are left out (--on_bad_image skip; all are named in {where}):"
     print("\n  ".join([first, *lines[:SHOWN], *more]), file=sys.stderr)
+
+
+def other_channels(found: Checkup) -> list[Path]:
+    """The few files of a folder that have colours where the others are grey, or are grey where these have colours.
+
+    Few are less than half of them. Three channels that are equal are grey, which some of the files tell.
+    """
+    grey, colour = ([file for file in found.files if found.channels.get(file) == count] for count in (1, 3))
+    if len(grey) == len(colour):
+        return []
+    few = min(grey, colour, key=len)
+    return few if few and any(_has_colours(colour[n]) for n in at_equal_distances(len(colour), _READ)) else []
+
+
+def _has_colours(file: Path) -> bool:
+    try:
+        raw = read_raw(file)
+    except ImageError:
+        return False  # said by who reads it next
+    return raw.ndim == 3 and bool((raw != raw[:, :, :1]).any())
+
+
+def about_other_channels(found: Checkup, few: Sequence[Path]) -> tuple[str, str]:
+    """What to say about `other_channels`, and what to do.
+
+    Args:
+        few: some of them, at least one.
+    """
+    count = found.channels[few[0]]
+    names = shortlist([printable(file.relative_to(found.folder).as_posix()) for file in few])
+    have = f"{len(few)} of {len(found.files)} images {'has' if len(few) == 1 else 'have'}"
+    them = "it" if len(few) == 1 else "them"
+    channels = {1: "1 channel", 3: "3 channels"}
+    remedy = f"convert {them} to {channels[4 - count]} or take {them} out of the folder"
+    if found.depth != "uint8":  # 8-bit images have the window 0 to 255, whatever they hold
+        remedy += "; a window that is chosen from the images is chosen from all of them"
+    return f"{printable(found.folder.name)}: {have} {channels[count]} and the others {4 - count}: {names}", remedy
+
+
+def say_other_channels(found: Checkup) -> None:
+    """Warn on the console of `other_channels`, before a training learns from them in silence."""
+    if few := other_channels(found):
+        print("WARNING: {}; {}".format(*about_other_channels(found, few)), file=sys.stderr)
 
 
 def shortlist(names: Sequence[str]) -> str:

@@ -23,7 +23,15 @@ from data.base import (
     labels_from_table,
     read_labels,
 )
-from data.checkup import at_equal_distances, check_kept, check_up, require_usable, say_skipped, scan_folder
+from data.checkup import (
+    at_equal_distances,
+    check_kept,
+    check_up,
+    require_usable,
+    say_other_channels,
+    say_skipped,
+    scan_folder,
+)
 from data.domain import (
     LABELS_FILE,
     Domain,
@@ -288,6 +296,7 @@ def _read_domain(
         require_classes(labels, folder)
     labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]
     if ranks.is_first():
+        say_other_channels(found)
         if skip:
             say_skipped(found.lines, str(run.folder / BAD_IMAGES_FILE))
         if len(labelled) < len(labels):

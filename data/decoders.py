@@ -37,6 +37,7 @@ Raw = NDArray[Any]
 EXTENSIONS = frozenset({".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy"})
 MAX_PIXELS = 2**28  # 16,384 squared: above every sensor, below what fills a machine's memory
 _LONGEST = 300  # characters of a decoder's message: some quote the file
+_GRAYS = ("1", "L", "LA", "La")  # modes of Pillow that become one channel
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0")  # the last is BigTIFF, of which Pillow reads one byte order only
 
@@ -61,6 +62,7 @@ class _Header:
     decoder: str  # "png" and "tiff" (both OpenCV) or "pillow"
     orientation: int = 1  # EXIF/TIFF tag 274
     gray: bool = False  # PNG gray with alpha: OpenCV repeats the gray into three channels
+    channels: int = 3  # of what `read_raw` gives: 1 or 3
 
 
 @contextmanager
@@ -93,7 +95,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def describe(path: str | os.PathLike[str]) -> tuple[int, int, str]:
-    """Height and width as displayed, and depth ("uint8", "uint16", "float32"), from the header alone.
+    """Height, width and depth as `describe_all` gives them, which raises the same."""
+    return describe_all(path)[:3]
+
+
+def describe_all(path: str | os.PathLike[str]) -> tuple[int, int, str, int]:
+    """Height and width as displayed, depth ("uint8", "uint16", "float32") and channels (1, 3), from the header alone.
 
     Raises:
         ImageError: the header cannot be read, is of a kind that is not supported, or promises more than the
@@ -103,12 +110,11 @@ def describe(path: str | os.PathLike[str]) -> tuple[int, int, str]:
     with _explained(path):
         if path.suffix.lower() == ".npy":
             array = _map_npy(path)
-            return array.shape[0], array.shape[1], _depth_of(array.dtype)
+            return array.shape[0], array.shape[1], _depth_of(array.dtype), 1 if array.ndim == 2 else 3
         with path.open("rb") as file:
             header = _read_header(file)
-        if header.orientation >= 5:
-            return header.width, header.height, header.depth
-        return header.height, header.width, header.depth
+        size = header.height, header.width
+        return *(size[::-1] if header.orientation >= 5 else size), header.depth, header.channels
 
 
 def _checked_size(height: int, width: int) -> tuple[int, int]:
@@ -198,7 +204,8 @@ def _png_header(file: BinaryIO) -> _Header:
     _checked_size(height, width)
     _check_room(height * (width * bits * {2: 3, 4: 2, 6: 4}.get(colour, 1) // 8), packed * _DEFLATE)
     depth = "uint16" if bits == 16 else "uint8"
-    return _Header(height, width, depth, "png", orientation, gray=colour == 4)
+    channels = 1 if colour in (0, 4) else 3
+    return _Header(height, width, depth, "png", orientation, gray=colour == 4, channels=channels)
 
 
 def _tiff_header(file: BinaryIO) -> _Header:
@@ -217,17 +224,18 @@ def _tiff_header(file: BinaryIO) -> _Header:
     if bit not in (1, 2, 4, 8, 16, 32, 64) or kind not in (1, 2, 3, 4):
         raise ImageError(f"its samples ({bit} bits, kind {kind}) are not supported; save 8, 16 or 32 bits")
     plain = bit <= 8 and kind in (1, 4)
-    _check_tiff_layout(tags, deep=not plain)
+    bands = _check_tiff_layout(tags, deep=not plain)
     height, width = _checked_size(int(tags[257]), int(tags[256]))
     _check_tiff_extent(tags, height, width, bit, _size(file))
     depth = "uint8" if plain else "uint16" if bit == 16 and kind in (1, 4) else "float32"
     orientation = tags.get(274, 1)
     orientation = orientation if orientation in range(1, 9) else 1
-    return _Header(height, width, depth, "pillow" if plain else "tiff", orientation)
+    channels = 1 if bands == 1 and tags.get(262, 1) != 3 else 3  # a palette is expanded to its colours
+    return _Header(height, width, depth, "pillow" if plain else "tiff", orientation, channels=channels)
 
 
-def _check_tiff_layout(tags: TiffImagePlugin.ImageFileDirectory_v2, deep: bool) -> None:
-    """Refuse what a decoder would silently return as one band, as 8 bits or with shuffled planes."""
+def _check_tiff_layout(tags: TiffImagePlugin.ImageFileDirectory_v2, deep: bool) -> int:
+    """How many bands; refuse what a decoder would silently return as one, as 8 bits or with shuffled planes."""
     samples, colour, extra = int(tags.get(277, 1)), tags.get(262, 1), tuple(tags.get(338, ()))
     if deep and colour not in (0, 1, 2):
         raise ImageError(f"colour kind {colour} is supported up to 8 bits only; save gray or RGB")
@@ -239,6 +247,7 @@ def _check_tiff_layout(tags: TiffImagePlugin.ImageFileDirectory_v2, deep: bool) 
         raise ImageError("gray with alpha is supported up to 8 bits only; save it without alpha")
     if deep and samples > 1 and tags.get(284, 1) == 2:
         raise ImageError("its colours are stored as separate planes; save it interleaved or as .npy")
+    return bands
 
 
 def _check_tiff_extent(
@@ -283,7 +292,7 @@ def _pillow_header(file: BinaryIO) -> _Header:
             _check_jpeg(file, height, width)
         else:
             _check_bmp(image, _size(file))
-        return _Header(height, width, "uint8", "pillow", orientation)
+        return _Header(height, width, "uint8", "pillow", orientation, channels=1 if image.mode in _GRAYS else 3)
 
 
 def _check_bmp(image: Image.Image, size: int) -> None:
@@ -425,5 +434,5 @@ def _decode_pillow(file: BinaryIO, header: _Header) -> Raw:
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             raise ImageError(f"its mode is {image.mode}, which its header does not say")
         is_tiff = image.format == "TIFF"
-        array = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
+        array = np.asarray(image.convert("L" if image.mode in _GRAYS else "RGB"))
     return array if is_tiff else _turned(array, header.orientation)  # Pillow turns a TIFF itself

@@ -24,7 +24,16 @@ from data.base import (
     rows_without_files,
 )
 from data.cache import PixelCache, open_cache
-from data.checkup import BadImage, Checkup, check_kept, check_up, reason_of, require_usable, say_skipped
+from data.checkup import (
+    BadImage,
+    Checkup,
+    check_kept,
+    check_up,
+    reason_of,
+    require_usable,
+    say_other_channels,
+    say_skipped,
+)
 from data.images import (
     Counts,
     DomainFormat,
@@ -234,13 +243,22 @@ def target_format(window: str, source: DomainFormat) -> DomainFormat:
     return DomainFormat(Window(0.0, 255.0), source.depth) if source.depth == "uint8" else source
 
 
+def _warn(text: str) -> None:
+    print(f"WARNING: {text}", file=sys.stderr)
+
+
 def labels_for(
-    domain: Domain, root: Path, options: FolderOptions, classes: Mapping[int, str] | None = None
+    domain: Domain,
+    root: Path,
+    options: FolderOptions,
+    classes: Mapping[int, str] | None = None,
+    warn: Callable[[str], None] = _warn,
 ) -> tuple[list[int], Mapping[int, str]]:
     """Class id of each file (-1 unknown) and the classes' names, as the options say.
 
     Args:
         classes: names by id that the run was trained with, if it was.
+        warn: is told of rows that name no file.
 
     Raises:
         DataError: a table that was asked for is missing or labels nothing; contradictory options.
@@ -260,7 +278,7 @@ def labels_for(
             f"hold paths relative to {root}, for example {printable(domain.files[0].relative_to(root).as_posix())}"
         )
     if ranks.is_first() and (lost := rows_without_files(known, domain.files, root)):
-        print(f"WARNING: {lost}", file=sys.stderr)
+        warn(lost)
     return labels, {**(classes or {}), **names}
 
 
@@ -375,6 +393,7 @@ def _look_at(
         if skip:
             say_skipped([line for one in found for line in one.lines], str(run.folder / BAD_IMAGES_FILE))
         for one in found:
+            say_other_channels(one)
             if one.new and not quiet:
                 print(f"{printable(one.folder)}: {one.new} new files wait for a start at the end of an epoch")
     return found

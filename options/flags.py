@@ -25,6 +25,9 @@ MEANINGLESS = {
     "phase": "training reads the folders trainA and trainB",
 }
 
+# Flags of CUT's older versions, by what they are called since.
+RENAMED = {"niter": "n_epochs", "niter_decay": "n_epochs_decay"}
+
 
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose errors are one line that suggests the nearest flag."""
@@ -151,5 +154,8 @@ def _metavar(kind: Any, many: bool) -> str | tuple[str, str]:
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """` (did you mean --x?)` for the nearest known option, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    name = RENAMED.get(name, name)
+    # Letters of the wrong case come before letters that are wrong: lambda_cam is lambda_CAM, and no lambda_R1.
+    near = [other for other in known if other.casefold() == name.casefold()]
+    near = near or difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean --{near[0]}?)" if near else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,48 @@ def test_a_run_without_labels_head_or_target(
     assert re.findall(r'<th scope="col" class="value">([^<]*)</th>', page)[:2] == ["epoch latest"] * 2
     assert "<fieldset hidden><legend>pictures</legend>" in page
     assert not (run / "evaluations" / "test_latest" / "targets.png").exists()
+
+
+@pytest.fixture(scope="module")
+def uneven(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with labels, in six sizes."""
+    root = tmp_path_factory.mktemp("uneven") / "data"
+    shutil.copytree(images, root)
+    sizes = ((40, 44), (36, 60), (52, 48), (40, 64), (64, 40), (48, 48))
+    for n, file in enumerate(sorted(root.glob("*/*.png"))):
+        with Image.open(file) as picture:
+            picture.resize(sizes[n % 6]).save(file)
+    return root
+
+
+@pytest.mark.slow
+def test_labelled_images_of_unequal_sizes_are_judged_at_one_size(
+    train_run: Trained, images: Path, uneven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_run("run", uneven, *RUN, "--max_iters", 2)
+    wanted = ("--metrics", "fid,semantics,transfer", "--judge_epochs", 2)
+    assert run_script(monkeypatch, run, uneven, *wanted) == 0
+    metrics = read(run, "test_latest.json")["metrics"]
+    for name in ("acc_train_fake", "acc_train_source", "acc_train_real", "acc_fake_real_judge", "flip_rate", "fid"):
+        assert metrics[name]["value"] is not None, name
+        assert ", all resized to 32 x 32 (12 images, 4 classes)" in metrics[name]["kind"]
+    assert run_script(monkeypatch, run, images, *wanted) == 0
+    assert "resized" not in str(read(run, "test_latest.json")["metrics"]), "equal sizes are judged as they are"
+
+
+@pytest.mark.slow
+def test_what_needs_no_training_images_does_without_their_folders(
+    train_run: Trained, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_run("run", images, *RUN, "--max_iters", 2)
+    shutil.copytree(images / "testA", tmp_path / "bare" / "testA")
+    assert run_script(monkeypatch, run, tmp_path / "bare", "--metrics", "cam_consistency") == 0
+    assert read(run, "test_latest.json")["metrics"]["CAM_corr"]["value"] is not None
+    assert run_script(monkeypatch, run, tmp_path / "bare") == 0
+    metrics = read(run, "test_latest.json")["metrics"]
+    assert metrics["CAM_corr"]["value"] is not None
+    assert "needs images of the target in this split and training images of the source" in metrics["transfer"]["note"]
+    assert "over 16 inputs" in metrics["deletion"]["note"]
 
 
 def test_the_protocol_is_over_the_same_images_measured_in_the_same_way(tmp_path: Path) -> None:

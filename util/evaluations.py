@@ -46,6 +46,7 @@ class Evaluation:
 
     Args:
         run: name of the run's folder.
+        dataroot: the folder of the images; empty where the file does not say.
         source, target: the images of both domains; no target: none were there.
         metrics: numbers by name, in the file's order.
         files: the translated images; `per_image` has, by metric, one number or None for each of them.
@@ -58,6 +59,7 @@ class Evaluation:
     epoch: str
     step: int
     phase: str
+    dataroot: str
     source: Images
     target: Images | None
     options: Mapping[str, Any]
@@ -101,6 +103,7 @@ def read_evaluation(path: Path) -> Evaluation:
         epoch=top.text("epoch"),
         step=top.whole("step"),
         phase=top.text("phase"),
+        dataroot=data.text("dataroot") if "dataroot" in data.content else "",
         source=_images(data.object("source")),
         target=None if data.content.get("target") is None else _images(data.object("target")),
         options=top.object("options").content,

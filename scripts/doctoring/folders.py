@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from data.base import UNKNOWN, domain_folder, histogram
-from data.checkup import SHOWN, Checkup, at_equal_distances, check_up, shortlist
+from data.checkup import (
+    SHOWN,
+    Checkup,
+    about_other_channels,
+    at_equal_distances,
+    check_up,
+    other_channels,
+    shortlist,
+)
 from data.domain import LABELS_FILE, FolderOptions, labels_for, open_domain
 from data.images import DomainFormat, ImageError, image_size, read_raw
 from options.parse import RunOptions
@@ -22,6 +30,7 @@ from util.visual.progress import with_bar
 FEW = 20  # images of a domain
 FEW_OF_CLASS = 5
 LOOKED_AT = 12  # files whose pixels are read
+_FOLDERS = "see `Your own data` in README.md for the folders"
 _TOP = {"uint8": 255, "uint16": 65535}
 
 
@@ -38,8 +47,8 @@ class Seen:
 
     Attributes:
         sizes: (height, width) and how often.
-        channels: numbers of channels among the files read.
-        lows, highs: least and greatest count of each file read.
+        channels: numbers of channels among the files read, without the few whose channels are not the folder's.
+        lows, highs: least and greatest count of each of these files.
     """
 
     found: Checkup
@@ -52,6 +61,9 @@ class Seen:
 def examine(report: Report, run: RunOptions, quiet: bool = False) -> Advice:
     """Look at trainA and trainB, at the test folder and at the labels; returns the flags that follow."""
     advice, seen, root = Advice(), dict[str, Seen](), Path(run.data.dataroot)
+    if not root.is_dir():  # said once, and not of each folder in it
+        report.fault("data", f"--dataroot {printable(root)}: no such folder", _FOLDERS)
+        return advice
     for side, window in (("A", run.data.window_A), ("B", run.data.window_B)):
         one = _folder(report, run, root, side, advice, quiet)
         if one:
@@ -75,7 +87,7 @@ def _folder(report: Report, run: RunOptions, root: Path, side: str, advice: Advi
     try:
         found = check_up(domain_folder(root, "train", side), most=run.data.max_dataset_size, quiet=quiet)
     except UserError as error:
-        report.fault("data", str(error), "see `Your own data` in README.md for the folders")
+        report.fault("data", str(error), _FOLDERS)
         return None
     name = found.folder.name
     if found.bad:
@@ -100,19 +112,32 @@ def _folder(report: Report, run: RunOptions, root: Path, side: str, advice: Advi
     text = f"{name}: {len(found.files)} images, {common[0]} x {common[1]} (height x width; {times} of them{others})"
     text += f", {depth}, {kinds} channel{'' if kinds == '1' else 's'}"
     if len(found.files) < FEW:
-        report.warn(
-            "data", text, f"fewer than {FEW} images: expect D to learn them by heart; --diffaug color,cutout helps"
-        )
+        helps = _help_for_few(run, found.depth)
+        report.warn("data", text, f"fewer than {FEW} images: expect D to learn them by heart; {helps}")
     else:
         report.ok("data", text)
     return seen
 
 
+def _help_for_few(run: RunOptions, depth: str) -> str:
+    """What keeps D from learning few images by heart, of what the run's options allow."""
+    if getattr(run.model, "diffaug", None) != ():  # chosen already, or not an option of this model
+        return "more images help"
+    bytes_ = depth == "uint8"  # in counts that measure something, brightness is what `color` would change
+    if getattr(run.model, "cam_weight_adv", False):  # weighs D's places, which the other changes move
+        return "--diffaug color helps" if bytes_ else "--lambda_R1 1 helps"
+    return "--diffaug color,cutout helps" if bytes_ else "--diffaug translation,cutout helps"
+
+
 def _pixels(report: Report, found: Checkup, sizes: Mapping[tuple[int, int], int]) -> Seen:
     """Read the pixels of some files, spread over the folder."""
     channels, lows, highs, flat = set[int](), list[float](), list[float](), list[str]()
-    for number in at_equal_distances(len(found.files), LOOKED_AT):
-        file = found.files[number]
+    others = other_channels(found)
+    if others:
+        report.warn("data", *about_other_channels(found, others))
+    files = sorted(set(found.files) - set(others))
+    for number in at_equal_distances(len(files), LOOKED_AT):
+        file = files[number]
         try:
             raw = read_raw(file)
         except ImageError as error:
@@ -156,7 +181,8 @@ def _window(report: Report, seen: Seen, rule: str, run: RunOptions) -> None:
         report.fault("data", text, "the window holds none of the counts: give another, or auto")
     elif used < 0.1 * (fmt.window.high - fmt.window.low):
         remedy = f"images will be almost flat: --window_{name[-1]} 0.1%,99.9% or auto" if rule != "auto" else ""
-        remedy = remedy or f"images are nearly flat; 16-bit data saved at 8 bits? --window_{name[-1]} {low:g},{high:g}"
+        saved = "; 16-bit data saved at 8 bits?" if depth == "uint8" else ":"
+        remedy = remedy or f"images are nearly flat{saved} --window_{name[-1]} {low:g},{high:g}"
         report.warn("data", text, remedy)
     else:
         report.ok("data", text)
@@ -215,7 +241,9 @@ def _labels(report: Report, run: RunOptions, root: Path, seen: Seen, advice: Adv
         options = FolderOptions(labels_from_folders=True)
     domain = open_domain(seen.found, 1, "0,1", seed=0)
     try:
-        labels, names = labels_for(domain, root, options)
+        labels, names = labels_for(
+            domain, root, options, warn=lambda text: report.warn("labels", text, "correct these rows or remove them")
+        )
     except UserError as error:
         report.fault("labels", str(error))
         return

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from data.base import UNKNOWN
+from data.base import UNKNOWN, DataError
+from data.pairing import place_of
 from data.single_dataset import SingleDataset
 from models import load_trained
 from models.base import Model
@@ -23,7 +24,7 @@ from options.schema import OptionError
 from scripts.epochs import at_epoch
 from scripts.evaluating.annotated import boxes_of, pairs_of, segmenter_from
 from scripts.evaluating.images import Translated, target_set, translate_split
-from scripts.evaluating.judges import Judges, judge_of_run
+from scripts.evaluating.judges import Judges, judge_of_run, size_for
 from util.engine.build import pace, writing_threads
 from util.engine.inference import together
 from util.engine.measuring import Clock
@@ -67,8 +68,12 @@ class Bench:
         return SingleDataset.for_phase(self.run, wanted.phase, wanted.num_test or math.inf, 4, spread=True)
 
     @cached_property
-    def train_split(self) -> SingleDataset:
-        """The inputs of the training."""
+    def train_split(self) -> SingleDataset | None:
+        """The inputs of the training; None where the data have no folder of them, which few metrics need."""
+        try:
+            place_of(Path(self.run.data.dataroot), "train", self.run.data.direction[0], self.run.data.dataset_mode)
+        except DataError:
+            return None
         return SingleDataset.for_phase(self.run, "train", self.run.data.max_dataset_size, 4)
 
     @cached_property
@@ -81,21 +86,23 @@ class Bench:
         return target_set(self.run, "train", self.split.target, self.run.data.max_dataset_size)
 
     @cached_property
-    def train_source(self) -> ImageSet:
+    def train_source(self) -> ImageSet | None:
         data = self.train_split
+        if data is None:
+            return None
         return ImageSet(data.folder.name, data.source_files, lambda n: data.whole(n).image, data.labels)
 
     @cached_property
     def class_names(self) -> dict[int, str]:
-        return {**self.train_split.class_names, **self.split.class_names}
+        return {**(self.train_split.class_names if self.train_split else {}), **self.split.class_names}
 
     # -- judges -----------------------------------------------------------------------------------------------
 
     @cached_property
     def judges(self) -> Judges:
-        sets = [self.train_source, *([self.train_real] if self.train_real else [])]
-        most = max(max(images.labels, default=UNKNOWN) for images in sets)
-        return Judges(self.run, most + 1, self.class_names, self.device)
+        sets = [images for images in (self.train_source, self.train_real) if images is not None]
+        most = max((label for images in sets for label in images.labels), default=UNKNOWN)
+        return Judges(self.run, most + 1, self.class_names, self.device, size_for(self.run, sets))
 
     @cached_property
     def judge_source(self) -> TrainedJudge | None:
@@ -210,6 +217,7 @@ class Bench:
         return self._translated_training_split(run)
 
     def _translated_training_split(self, run: RunOptions) -> ImageSet:
+        assert self.train_split is not None  # a judge has learnt from its labels
         model = load_trained(run, self.device, evaluate=self.inference.eval, tile=self.inference.tile)
         with self.clock.stage("translate training images"):
             results = self._results(run, "train", self.train_split.names)

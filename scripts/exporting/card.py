@@ -15,8 +15,8 @@ from util.evaluations import Evaluation
 
 _CHIEF = (
     *("CUT_mode", "netG", "ngf", "nce_layers", "num_classes", "batch_size", "crop_size", "preprocess", "n_epochs"),
-    *("n_epochs_decay", "lambda_GAN", "lambda_NCE", "lambda_CLS", "lambda_CAM", "lambda_IDT", "cam_weight_adv"),
-    *("ema_decay", "seed"),
+    *("n_epochs_decay", "max_iters", "lambda_GAN", "lambda_NCE", "lambda_CLS", "lambda_CAM", "lambda_IDT"),
+    *("cam_weight_adv", "ema_decay", "seed"),
 )
 _ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
@@ -54,7 +54,7 @@ def card_of(run: RunOptions, facts: Mapping[str, Any], evaluations: Sequence[Eva
 
 
 def _front(run: RunOptions, evaluations: Sequence[Evaluation], license_: str) -> dict[str, Any]:
-    name, data = run.experiment.name, _data_name(run)
+    name = run.experiment.name
     front: dict[str, Any] = {
         "license": license_,
         "library_name": "pytorch",
@@ -64,7 +64,7 @@ def _front(run: RunOptions, evaluations: Sequence[Evaluation], license_: str) ->
     results = [
         {
             "task": {"type": "image-to-image", "name": "Unpaired image translation"},
-            "dataset": {"type": data, "name": data, "split": one.phase},
+            "dataset": {"type": _measured_on(one), "name": _measured_on(one), "split": one.phase},
             "metrics": [
                 {"type": metric, "value": round(value.value, 6), "name": f"{metric} {value.kind}".strip()}
                 for metric, value in one.metrics.items()
@@ -93,14 +93,19 @@ _LIMITS = (
 )
 
 
-def _data_name(run: RunOptions) -> str:
-    return printable(PurePath(run.data.dataroot).name or "unknown")
+def _data_name(dataroot: str) -> str:
+    return printable(PurePath(dataroot).name or "unknown")
+
+
+def _measured_on(one: Evaluation) -> str:
+    """The data set of an evaluation, which need not be that of the training."""
+    return _data_name(one.dataroot)
 
 
 def _data(run: RunOptions, facts: Mapping[str, Any]) -> str:
     classes = ", ".join(f"{number} {printable(name)}" for number, name in facts["classes"].items())
     rows = [
-        ("data set", _data_name(run)),
+        ("data set", _data_name(run.data.dataroot)),
         ("direction", facts["direction"]),
         ("source", f"{_channels(facts['input_nc'])}, {_window(facts['source'])}"),
         ("target", f"{_channels(facts['output_nc'])}, {_window(facts['target'])}"),
@@ -124,6 +129,8 @@ def _window(fmt: Mapping[str, Any] | None) -> str:
 
 def _training(run: RunOptions) -> str:
     values = {name: getattr(group, name) for group in run.groups() for name in _CHIEF if hasattr(group, name)}
+    if not values.get("max_iters"):  # the epochs alone say how long
+        values.pop("max_iters", None)
     rows = [(f"`--{name}`", f"`{show(values[name])}`") for name in _CHIEF if name in values]
     return _table([("option", "value"), *rows]) + "\n\nAll options: `options.yaml`."
 
@@ -138,7 +145,7 @@ def _metrics(evaluations: Sequence[Evaluation]) -> str:
             for name, value in one.metrics.items()
             if value.value is not None
         ]
-        text = f"Phase {one.phase}, {one.source.count} images, seed {one.seed}, {one.step} steps."
+        text = f"{_measured_on(one)}, phase {one.phase}, {one.source.count} images, seed {one.seed}, {one.step} steps."
         parts.append(f"{text}\n\n{_table([('metric', 'value', 'kind'), *rows])}")
     return "\n\n".join(parts)
 

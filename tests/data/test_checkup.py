@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 
 from data import checkup
 from data.base import BAD_IMAGES_FILE, DataError
-from data.checkup import check_up, require_usable, say_skipped
+from data.checkup import check_kept, check_up, other_channels, require_usable, say_other_channels, say_skipped
 from tests.data.kinds_of_files import (
     GOOD,
     GRAY16,
@@ -36,6 +37,9 @@ from tests.data.kinds_of_files import (
     read_all,
 )
 from util.errors import UserError
+
+if TYPE_CHECKING:
+    from tests.conftest import BenchMaker, DataMaker
 
 
 @pytest.mark.parametrize("case", [case for case in KINDS if KINDS[case].want is not None])
@@ -231,7 +235,7 @@ def test_a_bar_appears_where_it_takes_long_and_never_when_quiet(
     assert capsys.readouterr().err == ""
     look = checkup._look_at_one
 
-    def slowly(file: Path) -> str | checkup.BadImage:
+    def slowly(file: Path) -> checkup.Kind | checkup.BadImage:
         time.sleep(0.01)
         return look(file)
 
@@ -249,6 +253,47 @@ def test_looking_leaves_the_warnings_of_the_process_alone(tmp_path: Path) -> Non
     before = list(warnings.filters)
     assert len(check_up(tmp_path, most=999).files) == 300
     assert list(warnings.filters) == before
+
+
+def test_the_few_files_of_other_channels_are_found_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = np.random.default_rng(0).integers(0, 65535, (8, 8)).astype(np.uint16)
+    folder, colours, alike = tmp_path / "trainB", np.dstack([grey, grey // 2, grey]), np.dstack([grey] * 3)
+
+    def few(*images: np.ndarray) -> list[str]:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for number, image in enumerate(images):
+            cv2.imwrite(str(folder / f"{number}.png"), image)
+        return [file.name for file in other_channels(check_up(folder, most=99))]
+
+    assert few(grey, colours, grey) == ["1.png"]
+    say_other_channels(check_up(folder, most=99))
+    say_other_channels(check_kept(folder, sorted(folder.iterdir()), depth="uint16"))
+    expected = (
+        "WARNING: trainB: 1 of 3 images has 3 channels and the others 1: 1.png; convert it to 1 channel or take it out "
+        "of the folder; a window that is chosen from the images is chosen from all of them\n"
+    )
+    assert capsys.readouterr().err == expected * 2
+    assert few(colours, colours, grey) == ["2.png"]
+    assert few(grey, alike, grey) == few(alike, alike, grey) == [], "equal channels are grey"
+    assert few(grey, colours) == few(grey, grey) == few(colours) == []
+    say_other_channels(check_up(folder, most=99))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("model", ["cut", "classifier --num_classes 4"])
+def test_a_training_that_begins_names_the_files_of_other_channels(
+    model: str, bench: BenchMaker, data: DataMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data(count=(12, 12)), root)
+    file = root / "trainA" / "03.png"
+    with Image.open(file) as picture:
+        picture.convert("L").save(file)
+    bench("--model", *model.split(), data=root)
+    assert "WARNING: trainA: 1 of 12 images has 1 channel and the others 3: 03.png; " in capsys.readouterr().err
 
 
 def test_a_spread_choice_is_a_sample_of_all_names_and_replaces_bad_files(tmp_path: Path) -> None:

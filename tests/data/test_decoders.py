@@ -102,7 +102,9 @@ def width_tag(width: int) -> bytes:
 
 def read_bytes(folder: Path, data: bytes, name: str = "x.png") -> Array:
     (folder / name).write_bytes(data)
-    return read_raw(folder / name)
+    got = read_raw(folder / name)
+    assert decoders.describe_all(folder / name)[3] == (1 if got.ndim == 2 else 3), "as the header says"
+    return got
 
 
 def same(got: Array, want: Array) -> bool:
@@ -237,7 +239,8 @@ def test_jpeg(mode: str, tmp_path: Path) -> None:
 def test_npy(saved: Array, want: Array, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", saved)
     assert same(read_raw(tmp_path / "x.npy"), want)
-    assert decoders.describe(tmp_path / "x.npy") == (*want.shape[:2], str(want.dtype))
+    channels = 1 if want.ndim == 2 else 3
+    assert decoders.describe_all(tmp_path / "x.npy") == (*want.shape[:2], str(want.dtype), channels)
 
 
 NAN = FLOAT.copy()

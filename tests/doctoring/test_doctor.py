@@ -176,6 +176,59 @@ def test_shapes_sub_folders_and_few_images(tmp_path: Path, examined: Examined) -
     assert "would be squeezed" in said(report, OK)
 
 
+def test_advice_for_few_images_is_what_their_depth_and_the_run_allow(tmp_path: Path, examined: Examined) -> None:
+    fill(tmp_path, count=6)
+    for flags, advice in (
+        ((), "; --diffaug translation,cutout helps"),
+        (("--diffaug", "translation,cutout"), "; more images help"),
+        (("--cam_weight_adv",), "; --lambda_R1 1 helps"),
+        (("--preset", "infrared16"), "; --lambda_R1 1 helps"),
+    ):
+        warned = said(examined(*flags), WARNING)
+        assert f"heart{advice}" in warned
+        assert "color" not in warned
+    for folder in ("trainA", "trainB"):
+        for file in (tmp_path / folder).iterdir():
+            cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8))
+    assert "; --diffaug color,cutout helps" in said(examined(), WARNING)
+    assert "; --diffaug color helps" in said(examined("--cam_weight_adv"), WARNING)
+
+
+def test_a_file_in_colours_among_grey_ones_is_named_and_changes_no_advice(tmp_path: Path, examined: Examined) -> None:
+    fill(tmp_path, count=30)
+    colours = np.random.default_rng(1).integers(0, 65535, (40, 40, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "trainB" / "07.png"), colours)  # none of those whose pixels are looked at
+    report = examined()
+    warned = said(report, WARNING)
+    assert "trainB: 1 of 30 images has 3 channels and the others 1: 07.png -> convert it to 1 channel" in warned
+    assert "images are nearly flat: --window_B 4" in warned, "the window is chosen with it"
+    assert "--input_nc 1 --output_nc 1" in report["command"]
+    assert "trainB: 30 images, 40 x 40 (height x width; 30 of them), 16 bits, 1 channel" in said(report, OK)
+
+
+def test_a_folder_that_is_not_there_is_one_fault(tmp_path: Path, examined: Examined) -> None:
+    report = examined("--dataroot", tmp_path / "nowhere")
+    (fault,) = [finding for finding in report["findings"] if finding["kind"] == FAULT]
+    assert fault["text"] == f"--dataroot {tmp_path / 'nowhere'}: no such folder"
+    assert said(report, WARNING) == ""
+
+
+def test_label_rows_without_a_file_are_a_warning_of_the_report(
+    tmp_path: Path, examined: Examined, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path)
+    with (tmp_path / "labels.csv").open("a") as stream:
+        stream.write("trainA/lost.png,a,0\n")
+    warned = said(examined(), WARNING)
+    assert "1 of 25 rows name no file below" in warned
+    assert "trainA/lost.png -> correct these rows or remove them" in warned
+    capsys.readouterr()
+    doctor.main(["--dataroot", str(tmp_path), *FAST])
+    said_there = capsys.readouterr()
+    assert "no faults, 1 warning" in said_there.out
+    assert said_there.err == ""
+
+
 def test_no_labels_are_said_where_the_model_has_classes(tmp_path: Path, examined: Examined) -> None:
     (fill(tmp_path) / "labels.csv").unlink()
     assert "classes are made by clustering" in said(examined(), WARNING)

@@ -39,7 +39,7 @@ EVALUATION = {
     "epoch": "latest",
     "step": 7,
     "phase": "test",
-    "data": {"source": {"count": 2, "digest": "ab"}, "target": None},
+    "data": {"dataroot": "/measured/elsewhere", "source": {"count": 2, "digest": "ab"}, "target": None},
     "options": {},
     "metrics": {
         "kid": {"value": 0.125, "spread": None, "kind": "a | b", "note": "", "better": "lower"},
@@ -52,7 +52,9 @@ EVALUATION = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("ck") / "deep", *CUTCAM, *GREY, formats=COUNTS, classes=NAMES)
+    return make_run(
+        tmp_path_factory.mktemp("ck") / "deep", *CUTCAM, *GREY, "--max_iters", "65", formats=COUNTS, classes=NAMES
+    )
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +184,11 @@ def test_a_folder_for_a_hub_comes_back_as_a_run(folder: Path, tmp_path: Path) ->
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["license"] == "mit"
     assert front["model-index"][0]["results"][0]["metrics"] == [{"type": "kid", "value": 0.125, "name": "kid a | b"}]
+    measured_on = {"type": "elsewhere", "name": "elsewhere", "split": "test"}
+    assert front["model-index"][0]["results"][0]["dataset"] == measured_on, "which need not be what it was trained on"
+    assert "elsewhere, phase test, 2 images" in card
+    assert "| data set | unused |" in card
+    assert "| `--n_epochs_decay` | `200` |\n| `--max_iters` | `65` |" in card
     assert "| kid ↓ | 0.125 | a \\| b |" in card
     assert "| area | 0.5 |  |" in card
     assert "uint16, counts 1000 to 3000" in card

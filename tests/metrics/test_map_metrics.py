@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,6 +128,23 @@ def test_deletion_and_insertion_by_hand(images_of: SetMaker) -> None:
     assert found["right"]["deletion_random"].value == found["wrong"]["deletion_random"].value
     assert found["right"]["deletion_random"].value == pytest.approx(0.5, abs=0.05)
     assert (found["right"]["deletion"].better, found["right"]["insertion"].better) == ("lower", "higher")
+
+
+@pytest.mark.parametrize(("count", "measured"), [(1, [0]), (4, [0, 1, 2, 3]), (41, None), (79, list(range(0, 79, 2)))])
+def test_deletion_is_measured_on_every_image_up_to_forty(
+    count: int, measured: list[int] | None, images_of: SetMaker
+) -> None:
+    asked: list[int] = []
+    given = images_of(images(count, side=8))
+
+    def read(number: int) -> Tensor:
+        asked.append(number)
+        return given.read(number)
+
+    heat = maps([spot(1, 1)] * count)
+    scores = METRICS.get("deletion_insertion")().compute(Material(replace(given, read=read), given, maps=heat))
+    assert asked == measured if measured else (len(asked), asked[0], asked[-1]) == (40, 0, count - 1)
+    assert scores.values["deletion"].note.startswith(f"mean and standard deviation over {len(asked)} inputs")
 
 
 def test_the_head_matters(images_of: SetMaker) -> None:

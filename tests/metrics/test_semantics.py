@@ -54,6 +54,12 @@ def test_accuracies_and_flips_by_hand(material: Material) -> None:
     assert "errs on 10% of held-out real images" in scores.values["flip_rate"].note
 
 
+def test_an_accuracy_of_the_judge_that_is_not_known_is_not_mentioned(material: Material) -> None:
+    unknown = Material(**{**vars(material), "judge_real": Judge("classifier by level", float("nan"), by_level)})
+    note = METRICS.get("semantics")().compute(unknown).values["flip_rate"].note
+    assert note == "of 4 labelled inputs"
+
+
 def test_without_a_judge_it_says_what_is_needed(images_of: SetMaker) -> None:
     given = images_of([grey(0.1)])
     with pytest.raises(MetricError, match="needs labels of the training images"):
@@ -101,5 +107,8 @@ def test_what_lacks_is_said_beside_the_name_and_is_an_error_where_asked_for(mate
     assert scores.values["fid"].note == "needs a feature network (--features)"
     assert scores.values["flip_rate"].value == 0.5
     assert {"semantics", "ssim"} <= set(clock.seconds)
+    assert scores.values["transfer"].note == (
+        "needs training images of the source with labels of two classes or more (labels.csv, --labels_A)"
+    ), "once, though two of its needs are for want of it"
     with pytest.raises(MetricError, match=r"--metrics cam_localisation: needs a class head .* and boxes or masks"):
         measure(material, ("cam_localisation",), clock)

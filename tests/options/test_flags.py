@@ -66,6 +66,9 @@ def test_given_flags_come_back_as_texts(argv: list[str], expected: dict[str, Any
         (["--lamda_GAN=1"], "--lamda_GAN: no such flag (did you mean --lambda_GAN?); --help lists them all"),
         (["--zzzz"], "--zzzz: no such flag; --help lists them all"),
         (["--batch", "4"], "--batch: no such flag (did you mean --batch_size?); --help lists them all"),
+        (["--LAMBDA_gan", "1"], "--LAMBDA_gan: no such flag (did you mean --lambda_GAN?); --help lists them all"),
+        (["--niter", "4"], "--niter: no such flag (did you mean --n_epochs?); --help lists them all"),
+        (["--niter_decay=4"], "--niter_decay: no such flag (did you mean --n_epochs_decay?); --help lists them all"),
         (["--n_epoch", "4"], "--n_epoch: no such flag (did you mean --n_epochs?); --help lists them all"),
         (["batch_size", "4"], "batch_size: belongs to no flag; flags begin with --"),
         (["-lr", "4"], "-lr: belongs to no flag; flags begin with --"),
@@ -87,6 +90,8 @@ def test_no_flag_can_be_abbreviated() -> None:
 def test_suggest_names_nothing_far_away() -> None:
     assert suggest("qqq", ["lr", "ngf"]) == ""
     assert suggest("ngff", ["lr", "ngf"]) == " (did you mean --ngf?)"
+    assert suggest("lambda_cam", ["lambda_R1", "lambda_CAM"]) == " (did you mean --lambda_CAM?)"
+    assert suggest("niter", ["nesterov"]) == ""
 
 
 @pytest.mark.parametrize("flag", sorted(MEANINGLESS))

@@ -12,6 +12,7 @@ from typing import Any
 from util.metrics import METRICS
 from util.metrics.base import Material, MetricError, Scores, Value
 
+_LABELLED = "training images of the source with labels of two classes or more (labels.csv, --labels_A)"
 # What a metric's `needs` are in words, with the remedy.
 LACKS: Mapping[str, str] = {
     "real": "images of the target in this split",
@@ -20,8 +21,8 @@ LACKS: Mapping[str, str] = {
     "maps": "a class head (--model cutcam)",
     "boxes": "boxes or masks of the target (--boxes, --masks)",
     "segmenter": "a segmenter (--segmenter MODULE:FUNCTION)",
-    "fake_train": "labels of the source's training images",
-    "fit_judge": "labels of the source's training images",
+    "fake_train": _LABELLED,
+    "fit_judge": _LABELLED,
 }
 
 
@@ -56,9 +57,10 @@ def measure(material: Material, names: Sequence[str], clock: Clock, required: bo
     for name in names:
         metric = METRICS.get(name)()
         try:
-            lacking = [need for need in metric.needs if getattr(material, need) is None]
+            # Two needs can be for want of the same thing, which is said once.
+            lacking = list(dict.fromkeys(LACKS[need] for need in metric.needs if getattr(material, need) is None))
             if lacking:
-                raise MetricError(f"needs {' and '.join(LACKS[need] for need in lacking)}")
+                raise MetricError(f"needs {' and '.join(lacking)}")
             with clock.stage(name):
                 total = total.and_also(finite(metric.compute(material)))
         except MetricError as error:

@@ -27,7 +27,8 @@ class DeletionInsertion(Metric):
     def compute(self, material: Material) -> Scores:
         assert material.maps is not None
         count = len(material.source)
-        chosen = sorted({round(i * (count - 1) / max(1, MOST_IMAGES - 1)) for i in range(min(MOST_IMAGES, count))})
+        wanted = min(MOST_IMAGES, count)
+        chosen = sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)})
         areas: dict[str, list[float]] = {}
         for number in chosen:
             for name, value in _areas(material.source.read(number), material.maps, number, material.seed).items():

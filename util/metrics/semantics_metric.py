@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from util.metrics.base import METRICS, UNKNOWN, Judge, Material, Metric, MetricError, Scores, Value
 from util.metrics.judging import accuracy, confusion, predictions
 
@@ -53,7 +55,9 @@ def _flips(material: Material) -> Scores:
     ]
     known = [value for value in right if value is not None]
     rate = 1 - sum(known) / len(known)
-    note = f"of {len(known)} labelled inputs; the judge itself errs on {1 - judge.accuracy:.0%} of held-out real images"
+    note = f"of {len(known)} labelled inputs"
+    if not math.isnan(judge.accuracy):  # none was held out
+        note += f"; the judge itself errs on {1 - judge.accuracy:.0%} of held-out real images"
     value = Value(rate, (rate * (1 - rate) / len(known)) ** 0.5, judge.name, note, "lower")
     table = confusion(labels, seen, material.class_names)
     tables = {"flips": table | {"judge": judge.name}}
