@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
@@ -42,7 +41,7 @@ from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError
 from util import sharing
-from util.engine.signals import left_to_the_main_process
+from util.engine.loading import Loader
 from util.errors import printable
 from util.seeding import generator
 
@@ -232,12 +231,11 @@ class SingleDataset(Dataset):
         given, reading = 0, _Reading(self, beside, numbers)
         ahead: Iterable[WholeImage | ImageError] = map(reading.__getitem__, range(len(numbers)))
         if processes and len(numbers) > 1 and self._can_hand_over(processes):
-            ahead = DataLoader(
+            ahead = Loader(
                 reading,
                 batch_size=None,
                 num_workers=min(processes, len(numbers)),
-                collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given one image
-                worker_init_fn=left_to_the_main_process,
+                collate_fn=_as_it_is,  # without batches it is given one image
             )
         for file, whole in sharing.watched(zip(numbers, ahead, strict=True)):
             if isinstance(whole, ImageError):
