@@ -46,7 +46,7 @@ def main() -> int:
     if state:
         trainer.load(state)  # before anything of the run is written over: the options may not fit
     if ranks.is_first():
-        describe_run(run.folder, dump_yaml(run.groups()), OPTIONS_FILE)
+        describe_run(run.folder, dump_yaml(run.lasting()), OPTIONS_FILE)
         save_formats(run.folder, dataset.source, dataset.target, dataset.class_names)
         introduce(run, model.nets, dataset, device)
     try:

@@ -96,6 +96,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("options.yaml_config", 5),
     ("options.presets", 5),
     ("options.help_page", 5),
+    ("options.suffix", 5),
     # 6: scripts
     ("train", 6),
     ("test", 6),
@@ -155,6 +156,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("options.parse", "options.yaml_config"),
     ("options.parse", "options.presets"),
     ("options.parse", "options.help_page"),
+    ("options.parse", "options.suffix"),
     ("options.help_page", "options.presets"),
     ("options.published_yaml", "options.flags"),
     ("options.published_wsol", "options.flags"),
