@@ -287,6 +287,18 @@ def resume_command(run: RunOptions) -> str:
     return f"{start} train.py {shlex.join(flags)} --continue_train"
 
 
+def nothing_left(run: RunOptions, trainer: Trainer) -> str:
+    """Why a run that was continued has not done a step, and what makes it longer."""
+    schedule = run.schedule
+    if trainer.early_stopping.over:
+        done, longer = f"it stopped early, after step {trainer.position.step}", "--early_stopping_patience"
+    elif trainer.position.epoch > schedule.last_epoch:
+        done, longer = f"all {schedule.last_epoch} epochs are done", "--n_epochs or --n_epochs_decay"
+    else:
+        done, longer = f"all {schedule.max_iters} steps of --max_iters are done", "--max_iters"
+    return f"nothing is left to do for '{run.experiment.name}': {done}; a greater {longer} makes the run longer"
+
+
 def _panel_from(run: RunOptions, model: Model[Any], dataset: Dataset) -> PanelWriter:
     """A panel of training inputs spread over the file list, so that classes sorted by name are all shown."""
     count = min(PANEL_INPUTS, len(dataset.source_files))
