@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from data.base import (
-    BAD_IMAGES_FILE,
     DATASETS,
     UNKNOWN,
     DataError,
@@ -276,7 +275,7 @@ def _read_domain(
     labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]
     if ranks.is_first():
         if skip:
-            say_skipped(found.lines, str(run.folder / BAD_IMAGES_FILE))
+            say_skipped(found.lines)
         if len(labelled) < len(labels):
             bare = len(labels) - len(labelled)
             print(f"{printable(folder)}: {bare} of {len(labels)} images have no label and are left out")

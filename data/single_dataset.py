@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from data.base import BAD_IMAGES_FILE, DATASETS, UNKNOWN, DataError, Dataset, Sample
+from data.base import DATASETS, UNKNOWN, DataError, Dataset, Sample
 from data.checkup import (
     BadImage,
     at_equal_distances,
@@ -144,7 +144,7 @@ class SingleDataset(Dataset):
         depth = known.depth if known else ""
         found = check_up(place.folder, most=most, depth=depth, quiet=run.log.quiet, spread=spread)
         require_usable([found], skip)
-        say_skipped(found.lines, f"{BAD_IMAGES_FILE} beside the results")
+        say_skipped(found.lines)
         seed, channels = run.experiment.seed, run.channels[0]
         domain = open_domain(found, channels, windows[0], seed=seed, known=known, skip_bad=skip, half=place.half)
         target = formats[1] if formats else target_format(windows[1], domain.format)

@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("models.ramps", 1),
     ("models.map_bank", 1),
     ("models.pseudo_labels", 1),
+    ("data.bad_images", 1),
     ("data.transforms", 1),
     ("data.cache", 1),
     ("data.on_device", 1),
