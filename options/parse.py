@@ -255,9 +255,9 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
     file = run.folder / OPTIONS_FILE
     if not os.path.lexists(file):
         if not any(run.folder.glob("*")):
-            place = run.experiment.checkpoints_dir
+            place = Path(run.experiment.checkpoints_dir)
             raise OptionError(
-                f"--continue_train: there is no run {run.experiment.name} in {place}{_runs_in(Path(place))}; correct "
+                f"--continue_train: there is no run {run.experiment.name} in {place}{_runs_in(place)}; correct "
                 "--name or --checkpoints_dir, or start the run without the flag"
             )
         if not other_file and (run.folder / STATE_FILE).exists():

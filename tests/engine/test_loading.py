@@ -131,7 +131,7 @@ def inference(tmp_path: Path, script: str) -> list[object]:
     for side in "AB":
         (data / f"train{side}").rename(data / f"test{side}")
     flags = ["--dataroot", data, "--name", run.name, "--checkpoints_dir", tmp_path, "--results_dir", tmp_path / "out"]
-    return [script, *flags, "--gpu_ids", -1, "--num_threads", 2]
+    return [script, *flags, "--gpu_ids", -1, "--num_threads", 1]  # one process: one Ctrl-C
 
 
 def test_sigterm_leaves_no_orphans(start: Starter, tmp_path: Path) -> None:
