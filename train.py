@@ -15,8 +15,8 @@ from options.parse import OPTIONS_FILE, RunOptions, train_options
 from options.yaml_config import dump_yaml
 from scripts.evaluating.while_training import evaluation_of
 from util import ranks
-from util.engine.build import choose_device, resume_command, trainer_from
-from util.engine.run_folder import describe_run, state_to_continue
+from util.engine.build import choose_device, nothing_left, resume_command, trainer_from
+from util.engine.run_folder import begun_anew, describe_run, fit, state_to_continue
 from util.engine.signals import StopRequest
 from util.errors import exit_code
 from util.seeding import seed_everything
@@ -46,15 +46,20 @@ def main() -> int:
     if state:
         trainer.load(state)  # before anything of the run is written over: the options may not fit
     if ranks.is_first():
-        describe_run(run.folder, dump_yaml(run.groups()), OPTIONS_FILE)
+        if not state and (note := begun_anew(run.folder, OPTIONS_FILE)):
+            print(note)
+        describe_run(run.folder, dump_yaml(run.lasting()), OPTIONS_FILE)
         save_formats(run.folder, dataset.source, dataset.target, dataset.class_names)
         introduce(run, model.nets, dataset, device)
+    begun = trainer.position.step
     try:
-        finished = trainer.fit(StopRequest().listen())
+        finished = fit(trainer, StopRequest().listen())
     finally:
         trainer.close()  # also where a run ends with an error, its curves are whole
     if ranks.is_first() and not finished:
         print(f"stopped after step {trainer.position.step}; to continue: {resume_command(run)}")
+    elif ranks.is_first() and state and trainer.position.step == begun:
+        print(nothing_left(run, trainer))
     ranks.stop()
     return 0
 

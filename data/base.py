@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from data.bad_images import write_list
 from data.images import DomainFormat
 from data.on_device import Waiting, WaitingBatch
 from data.sampler import SampleKey
 from options.schema import Group
 from util.errors import UserError, printable
-from util.files import write_atomic
 from util.registry import Registry
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
 
 UNKNOWN = -1
-BAD_IMAGES_FILE = "bad_images.txt"
 
 
 class DataError(UserError, ValueError):
@@ -259,17 +258,14 @@ class Dataset(ABC, torch.utils.data.Dataset[Sample]):
                 found.append(f"{domain}: {new} new, {gone} gone")
         return "; ".join(found)
 
-    def list_bad_images(self, folder: Path, found: Iterable[str] = ()) -> None:
+    def list_bad_images(self, folder: Path, found: Iterable[str] = (), say: bool = True) -> None:
         """Write `bad_images.txt`, or remove it where there is nothing to list.
 
         Args:
             found: lines to add to `bad_images`: what was found since.
+            say: tell the console where it is.
         """
-        path, lines = folder / BAD_IMAGES_FILE, [*self.bad_images, *found]
-        if lines:
-            write_atomic(path, ("\n".join(lines) + "\n").encode())
-        else:
-            path.unlink(missing_ok=True)
+        write_list(folder, [*self.bad_images, *found], say)
 
 
 DATASETS: Registry[Dataset] = Registry("dataset_mode", "data", "_dataset")

@@ -297,16 +297,12 @@ def require_usable(checkups: Sequence[Checkup], skip: bool, remedy: str = _REMED
     raise DataError("\n  ".join([f"{counts} cannot be used; {remedy}:", *lines]))
 
 
-def say_skipped(lines: Sequence[str], where: str) -> None:
-    """Warn on the console of files that --on_bad_image skip leaves out.
-
-    Args:
-        where: the file that will hold all lines.
-    """
+def say_skipped(lines: Sequence[str]) -> None:
+    """Warn on the console of files that --on_bad_image skip leaves out."""
     if not lines:
         return
     more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    first = f"WARNING: {len(lines)} bad images are left out (--on_bad_image skip; all are named in {where}):"
+    first = f"WARNING: {len(lines)} bad images are left out (--on_bad_image skip):"
     print("\n  ".join([first, *lines[:SHOWN], *more]), file=sys.stderr)
 
 

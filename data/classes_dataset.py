@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from data.base import (
-    BAD_IMAGES_FILE,
     DATASETS,
     UNKNOWN,
     DataError,
@@ -298,7 +297,7 @@ def _read_domain(
     if ranks.is_first():
         say_other_channels(found)
         if skip:
-            say_skipped(found.lines, str(run.folder / BAD_IMAGES_FILE))
+            say_skipped(found.lines)
         if len(labelled) < len(labels):
             bare = len(labels) - len(labelled)
             print(f"{printable(folder)}: {bare} of {len(labels)} images have no label and are left out")

@@ -216,7 +216,14 @@ def _tiff_header(file: BinaryIO) -> _Header:
     file.seek(tags.next)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow skips a tag it cannot read: the bits per sample, for one
-        tags.load(file)
+        try:
+            tags.load(file)
+        except UserWarning as warning:
+            # Most writers put the tags behind the pixels: what Pillow calls corrupt EXIF data was cut off.
+            if "but only got" in str(warning):
+                what = "it is truncated or damaged" if "Skipping tag" in str(warning) else "it is truncated"
+                raise ImageError(f"{what} (its tags lie behind its end)") from warning
+            raise ImageError(f"its tags are damaged ({warning})") from warning
     bits, kinds = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
     if len(bits) != 1 or len(kinds) != 1:
         raise ImageError("its bands differ in kind")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from data.base import (
-    BAD_IMAGES_FILE,
     UNKNOWN,
     DataError,
     check_labels,
@@ -391,7 +390,7 @@ def _look_at(
         require_usable(found, skip, remedy=_REMEDY_INSIDE)
     if ranks.is_first():
         if skip:
-            say_skipped([line for one in found for line in one.lines], str(run.folder / BAD_IMAGES_FILE))
+            say_skipped([line for one in found for line in one.lines])
         for one in found:
             say_other_channels(one)
             if one.new and not quiet:

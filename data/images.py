@@ -263,7 +263,9 @@ def _survey(files: list[Path], quota: int, seed: int, skip_bad: bool) -> Iterato
             yield _thinned(read_raw(file), quota, seed, i)
         except ImageError as error:
             unread.append(error)
-            if not skip_bad or len(unread) == len(files):
+            if not skip_bad:
+                raise ImageError(f"{error} (--on_bad_image skip goes on without it)") from error
+            if len(unread) == len(files):
                 raise
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from data.base import BAD_IMAGES_FILE, DATASETS, UNKNOWN, DataError, Dataset, Sample
+from data.base import DATASETS, UNKNOWN, DataError, Dataset, Sample
 from data.checkup import (
     BadImage,
     at_equal_distances,
@@ -42,7 +41,7 @@ from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError
 from util import sharing
-from util.engine.signals import left_to_the_main_process
+from util.engine.loading import Loader
 from util.errors import printable
 from util.seeding import generator
 
@@ -145,7 +144,7 @@ class SingleDataset(Dataset):
         depth = known.depth if known else ""
         found = check_up(place.folder, most=most, depth=depth, quiet=run.log.quiet, spread=spread)
         require_usable([found], skip)
-        say_skipped(found.lines, f"{BAD_IMAGES_FILE} beside the results")
+        say_skipped(found.lines)
         seed, channels = run.experiment.seed, run.channels[0]
         domain = open_domain(found, channels, windows[0], seed=seed, known=known, skip_bad=skip, half=place.half)
         target = formats[1] if formats else target_format(windows[1], domain.format)
@@ -232,12 +231,11 @@ class SingleDataset(Dataset):
         given, reading = 0, _Reading(self, beside, numbers)
         ahead: Iterable[WholeImage | ImageError] = map(reading.__getitem__, range(len(numbers)))
         if processes and len(numbers) > 1 and self._can_hand_over(processes):
-            ahead = DataLoader(
+            ahead = Loader(
                 reading,
                 batch_size=None,
                 num_workers=min(processes, len(numbers)),
-                collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given one image
-                worker_init_fn=left_to_the_main_process,
+                collate_fn=_as_it_is,  # without batches it is given one image
             )
         for file, whole in sharing.watched(zip(numbers, ahead, strict=True)):
             if isinstance(whole, ImageError):

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.annotations import TARGET_LEVEL, Rectangle, read_boxes
-from data.base import BAD_IMAGES_FILE, DATASETS, Batch, DataError, Sample
+from data.base import DATASETS, Batch, DataError, Sample
 from data.checkup import BadImage, Checkup, at_equal_distances, look_at, require_usable, say_skipped
 from data.classes_dataset import MOST_HELD, ClassesDataset, ClassesOptions, hold_out
 from data.domain import Domain, cached, check_classes, load_classes, load_formats, open_domain, part_of, preprocess_from
@@ -297,7 +297,7 @@ def _check_up(run: RunOptions, folder: Path, root: Path, names: Sequence[str], d
     skip = run.data.on_bad_image == "skip"
     require_usable([found], skip)
     if skip and ranks.is_first():
-        say_skipped(found.lines, str(run.folder / BAD_IMAGES_FILE))
+        say_skipped(found.lines)
     return found
 
 

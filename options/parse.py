@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import string
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -23,7 +22,6 @@ from options.flags import Parser, flag_of, parse_flags, suggest
 from options.schema import (
     Group,
     OptionError,
-    Size,
     build,
     check_given,
     check_name,
@@ -34,6 +32,7 @@ from options.schema import (
     show,
     spec_of,
 )
+from options.suffix import with_suffix
 from options.tiles import tiled_at_own_size
 from options.yaml_config import check_whole, dump_yaml, read_config, read_yaml
 from util.checkpoint import STATE_FILE, CheckpointError
@@ -43,6 +42,8 @@ OPTIONS_FILE = "options.yaml"
 FIXED = ("model", "direction", "window_A", "window_B")
 # What says where a run lies. A run may have been copied or come from a stranger, so the command alone decides.
 PLACE = ("name", "checkpoints_dir", "suffix")
+# What only the first start of a run reads: CUT's users repeat it when they continue, and it must not be kept as theirs.
+FIRST = ("pretrained_name", "epoch", "epoch_count")
 # Flags that are no options of a run.
 TOOLS = {"help", "dry_run", "config", "preset"}
 
@@ -91,6 +92,10 @@ class RunOptions:
         named = [*(getattr(self, name) for name in _GROUPS), *self.terms]
         return [group for group in named if fields(group)]
 
+    def lasting(self) -> list[Group]:
+        """The groups as a file keeps them: that a command has continued a run is no property of the run."""
+        return replace(self, experiment=replace(self.experiment, continue_train=False)).groups()
+
 
 _NOT_GROUPS = ("terms", "extra", "given", "published", "turned", "untiled")
 _GROUPS = [item.name for item in fields(RunOptions) if item.name not in _NOT_GROUPS]
@@ -123,8 +128,9 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     file = given_file or own
     words = {flag_of(word) for word in argv if word.startswith("--")}
     config = read_config(given_file, words) if given_file else read_yaml(own) if own else {}
-    if file == own:
-        config = {name: value for name, value in config.items() if name not in PLACE}
+    # Older versions have kept in a run's file that it was continued. The command alone says that, too.
+    left_out = ("continue_train", *PLACE) if file == own else ("continue_train",)
+    config = {name: value for name, value in config.items() if name not in left_out}
     model = str(
         (config.get("model") if file == own else None)  # a flag that contradicts it is refused below, by its value
         or first.get("model")
@@ -135,9 +141,11 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
     kinds = _kinds(model, dataset, _terms(model, first, config))
     given = parse_flags(kinds, argv, "train.py", help_page.examples(model), _owners, presets.PRESETS)
+    if own and file == own:
+        given = {name: value for name, value in given.items() if name not in FIRST}
     chosen = {"model": model, "dataset_mode": dataset}
     rows = presets.in_force(preset, {name for kind in kinds for name in fields_of(kind)}, {**config, **given})
-    options = _with_suffix(assemble(kinds, chosen, config, given, source=str(file), preset=rows))
+    options = with_suffix(assemble(kinds, chosen, config, given, source=str(file), preset=rows))
     _check_values(options)
     check_judged_size(options)
     if options.experiment.continue_train:
@@ -145,7 +153,7 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     else:
         _check_epochs(options.schedule)
     if "dry_run" in first:
-        print(dump_yaml(options.groups()), end="")
+        print(dump_yaml(options.lasting()), end="")
         raise SystemExit(0)
     if not options.data.dataroot:
         raise OptionError("--dataroot: give the folder that holds trainA and trainB")
@@ -251,6 +259,12 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
     """
     file = run.folder / OPTIONS_FILE
     if not os.path.lexists(file):
+        if not any(run.folder.glob("*")):
+            place = Path(run.experiment.checkpoints_dir)
+            raise OptionError(
+                f"--continue_train: there is no run {run.experiment.name} in {place}{_runs_in(place)}; correct "
+                "--name or --checkpoints_dir, or start the run without the flag"
+            )
         if not other_file and (run.folder / STATE_FILE).exists():
             raise OptionError(f"--continue_train: {file} does not exist; restore it, or give all options by --config")
         return
@@ -420,35 +434,6 @@ def _run_to_continue(first: Mapping[str, str]) -> Path | None:
     own = _run_folder(first) / OPTIONS_FILE
     again = convert("continue_train", bool, spec_of(item), first.get("continue_train", "False"))
     return own if again and os.path.lexists(own) else None
-
-
-def _with_suffix(options: RunOptions) -> RunOptions:
-    """The options with `--suffix` filled in and made a part of the name, so that the run has one name."""
-    suffix = options.experiment.suffix
-    if not suffix:
-        return options
-    words = {
-        name: _word(kind, getattr(group, name))
-        for group in options.groups()
-        for name, (kind, _) in fields_of(type(group)).items()
-    }
-    try:
-        for _, name, form, _ in string.Formatter().parse(suffix):
-            if not (name or "x").isidentifier() or len(form or "") > 5:
-                raise ValueError(f"{{{name}}} asks for an attribute, or for more than a name is long")
-        filled = suffix.format_map(words)
-    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-        reason = f"{error} is no option" if isinstance(error, KeyError) else str(error)
-        raise OptionError(f"--suffix {shorten(suffix)}: {reason}; write options as {{netG}} or {{lr}}") from error
-    name = f"{options.experiment.name}_{filled.replace('/', '_')}"
-    return replace(options, experiment=replace(options.experiment, name=name, suffix=""))
-
-
-def _word(kind: Any, value: Any) -> Any:
-    """A value inside a name; a square size is one number, as in CUT."""
-    if kind == Size and value[0] == value[1]:
-        return value[0]
-    return show(value) if isinstance(value, tuple) else value
 
 
 def _owners(name: str) -> list[str]:

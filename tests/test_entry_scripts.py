@@ -280,7 +280,7 @@ def test_continuing_needs_only_the_name_and_keeps_every_option(colour: Trained, 
     assert "(epoch: 3, iters: 4" in result.stdout
     after = read_yaml(copy / OPTIONS_FILE)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"dataroot", "continue_train", "max_iters", "n_epochs_decay"}
+    assert changed == {"dataroot", "max_iters", "n_epochs_decay"}
 
 
 def test_options_that_do_not_fit_leave_the_run_as_it_was(colour: Trained) -> None:

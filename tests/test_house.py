@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("models.ramps", 1),
     ("models.map_bank", 1),
     ("models.pseudo_labels", 1),
+    ("data.bad_images", 1),
     ("data.transforms", 1),
     ("data.cache", 1),
     ("data.on_device", 1),
@@ -97,6 +98,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("options.presets", 5),
     ("options.help_page", 5),
     ("options.tiles", 5),
+    ("options.suffix", 5),
     # 6: scripts
     ("train", 6),
     ("test", 6),
@@ -157,6 +159,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("options.parse", "options.presets"),
     ("options.parse", "options.help_page"),
     ("options.parse", "options.tiles"),
+    ("options.parse", "options.suffix"),
     ("options.help_page", "options.presets"),
     ("options.published_yaml", "options.flags"),
     ("options.published_wsol", "options.flags"),

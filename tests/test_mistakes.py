@@ -156,7 +156,7 @@ FLAGS = [
     (
         CUT,
         "--continue_train",
-        "--continue_train: checkpoints/new/latest_state.pt does not exist; start the run without",
+        "--continue_train: there is no run new in checkpoints; there are: *; correct --name or --checkpoints_dir",
     ),
     (CUT, "--continue_train maybe", "--continue_train maybe: expected True or False"),
     (CUT, "--pretrained_name nosuch", "--pretrained_name nosuch: checkpoints/nosuch does not exist; give the name"),

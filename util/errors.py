@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+
+# What PyTorch says, in the main process, of one that loads images and has gone.
+_LOST = re.compile(r"DataLoader worker \(pid.*?[0-9]\) (?:is )?(killed by signal: [^.]*|exited unexpectedly)")
 
 
 class UserError(Exception):
@@ -35,6 +39,11 @@ def line_of(error: Exception) -> str | None:
         return _without_worker(str(error))
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or error}"
+    if isinstance(error, RuntimeError) and (lost := _LOST.match(str(error))):
+        return (
+            f"a process that loads images was lost ({lost[1].strip()}), as where memory runs out: lower --num_threads "
+            "(0: none) or --batch_size, or free memory"
+        )
     if isinstance(error, MemoryError | RuntimeError) and _is_of_memory(error):
         return "out of memory: lower --batch_size, --crop_size or --ngf, or take --amp bf16"
     return None

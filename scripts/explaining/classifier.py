@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from data.bad_images import write_list
 from data.images import unit_to_uint8
 from models import load_trained
 from models.base import Model
@@ -44,6 +45,7 @@ def explain_classifier(run: RunOptions, device: torch.device) -> Path:
         writer.add(source, [seen], asked.maker.methods, line)
     text = say_left_out(asked.maker)
     page = writer.close(f"{run.experiment.name}, {run.experiment.epoch}: what the classifier looks at", text, tally.all)
+    write_list(folder, inputs.bad)
     print(f"{tally.line}; page: {page}")
     return page
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.bad_images import write_list
 from data.images import unit_to_uint8
 from models import load_trained
 from models.base import Model
@@ -60,6 +61,7 @@ def explain_generator(run: RunOptions, device: torch.device) -> Path:
         count += 1
     title = f"{run.experiment.name}, {run.experiment.epoch}: what the {what} looks at"
     page = writer.close(title, say_left_out(asked.maker), {"images": count})
+    write_list(folder, inputs.bad)
     print(f"{count} images explained; page: {page}")
     return page
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data.bad_images import write_list
 from data.base import Sample
 from data.domain import check_classes, load_formats, target_format
 from data.images import DomainFormat
@@ -71,6 +72,7 @@ def translate_given(run: RunOptions) -> int:
     for source in say_sizes(_bar(inputs), run, model.size_multiple):
         fake = translate_image(model, source.sample, source.size, noise_key(run.experiment.seed, source.file))
         files += results.store(source.file, "fake", fake, target)
+    write_list(folder, inputs.bad)
     print(f"{len(inputs)} {_pictures(inputs)} translated: {files[0] if len(inputs) == 1 else folder}")
     return 0
 
@@ -110,6 +112,7 @@ def explain_given(run: RunOptions, device: torch.device, below: str = "") -> Non
             results.add_array(source.file, "cam_input", seen.cam[0].float().cpu().numpy())
             results.add_array(source.file, "cam_output", seen.cam_fake[0].float().cpu().numpy())
     table.write(results.folder / "cams.csv")
+    write_list(folder, inputs.bad)
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
     print(f"{len(inputs)} {_pictures(inputs)} translated and explained; table: {folder / 'cams.csv'}; page: {page}")
 

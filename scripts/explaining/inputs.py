@@ -7,14 +7,14 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from data.base import UNKNOWN, DataError, read_labels
-from data.checkup import BadImage, Checkup, look_at, scan_folder
+from data.checkup import BadImage, Checkup, look_at, reason_of, scan_folder
 from data.classes_dataset import ClassesDataset, ClassesOptions, kind_of
 from data.decoders import EXTENSIONS
 from data.domain import LABELS_FILE, Domain, load_classes, load_formats, open_domain, preprocess_from
@@ -63,12 +63,14 @@ class Inputs:
         domain: files, format, labels and names of the classes.
         chosen: numbers of the files in it.
         counted: these numbers are those of a split.
+        bad: a line for each file that --on_bad_image skip has left out so far.
     """
 
     domain: Domain
     chosen: Sequence[int]
     counted: bool
     preprocess: Preprocess
+    bad: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -88,6 +90,9 @@ class Inputs:
                 if not self.domain.skip_bad:
                     raise
                 print(f"WARNING: {error}; it is left out (--on_bad_image skip)", file=sys.stderr)
+                path = self.domain.files[number]
+                line = BadImage(path, reason_of(error, path)).line(self.domain.folder)
+                self.bad.extend([] if line in self.bad else [line])
                 continue
             given += 1
             yield self._input(number, image)
@@ -118,17 +123,17 @@ def choose_inputs(
     preprocess = preprocess_from(run, size_multiple).for_inference()
     if look.image is not None:
         return given_inputs(run, look.image, size_multiple, names or {})
-    domain = _split(run, size_multiple, wanted.phase)
+    domain, bad = _split(run, size_multiple, wanted.phase)
     count = len(domain.files)
     if look.random:
         if look.random > count:
             print(f"--random {look.random}: --phase {wanted.phase} has {count} images; all are taken", file=sys.stderr)
-        return Inputs(domain, drawn(count, look.random, run.experiment.seed), True, preprocess)
+        return Inputs(domain, drawn(count, look.random, run.experiment.seed), True, preprocess, bad)
     if look.index is None:
-        return Inputs(domain, range(min(count, wanted.num_test)), True, preprocess)
+        return Inputs(domain, range(min(count, wanted.num_test)), True, preprocess, bad)
     if look.index >= count:
         raise OptionError(f"--index {look.index}: {split_flag} {wanted.phase} has {count} images, 0 to {count - 1}")
-    return Inputs(domain, [look.index], True, preprocess)
+    return Inputs(domain, [look.index], True, preprocess, bad)
 
 
 def _say_unused(look: Explanation) -> None:
@@ -152,8 +157,8 @@ def given_inputs(
     Raises:
         UserError: there is no such file, or files cannot be used.
     """
-    domain = _given_files(run, given, load_classes(run.folder) or names or {}, flag)
-    return Inputs(domain, range(len(domain.files)), False, preprocess_from(run, size_multiple).for_inference())
+    domain, bad = _given_files(run, given, load_classes(run.folder) or names or {}, flag)
+    return Inputs(domain, range(len(domain.files)), False, preprocess_from(run, size_multiple).for_inference(), bad)
 
 
 def drawn(count: int, most: int, seed: int) -> list[int]:
@@ -164,11 +169,11 @@ def drawn(count: int, most: int, seed: int) -> list[int]:
 # --- a split
 
 
-def _split(run: RunOptions, size_multiple: int, phase: str) -> Domain:
-    """The images of a phase with their labels."""
+def _split(run: RunOptions, size_multiple: int, phase: str) -> tuple[Domain, list[str]]:
+    """The images of a phase with their labels, and a line for each that was left out."""
     if not isinstance(run.dataset, ClassesOptions):
         found = SingleDataset.for_phase(run, phase, math.inf, size_multiple)
-        return _as_domain(run, found, found.folder)
+        return _as_domain(run, found, found.folder), list(found.bad_images)
     kind = kind_of(run)
     try:
         classes = kind.for_phase(run, phase, size_multiple)
@@ -176,7 +181,7 @@ def _split(run: RunOptions, size_multiple: int, phase: str) -> Domain:
         if "phase" in run.given or phase != "test":
             raise
         classes = kind.for_phase(run, "val", size_multiple)  # what training has held out
-    return _as_domain(run, classes, _folder_of(classes.source_files))
+    return _as_domain(run, classes, _folder_of(classes.source_files)), list(classes.bad_images)
 
 
 def _as_domain(run: RunOptions, found: SingleDataset | ClassesDataset, folder: Path) -> Domain:
@@ -193,17 +198,18 @@ def _folder_of(files: Sequence[Path]) -> Path:
 # --- given files
 
 
-def _given_files(run: RunOptions, given: str, names: Mapping[int, str], flag: str) -> Domain:
+def _given_files(run: RunOptions, given: str, names: Mapping[int, str], flag: str) -> tuple[Domain, list[str]]:
+    """The domain of some files, and a line for each that was left out."""
     files, skip = given_files(given, flag), run.data.on_bad_image == "skip"
     folder = Path(given) if Path(given).is_dir() else _folder_of(files)
     formats = load_formats(run.folder)
     known = formats[run.turned] if formats else None  # turned round, the target is what is read
-    good, depth = _usable(files, known.depth if known else "", skip, flag)
+    good, bad, depth = _usable(files, known.depth if known else "", skip, flag)
     window = run.data.window_A if run.data.direction == "AtoB" else run.data.window_B
     found = Checkup(folder, good, list(range(len(good))), [], len(files), depth)
     channels, seed = run.channels[0], run.experiment.seed
     domain = open_domain(found, channels, window, seed=seed, known=known, skip_bad=skip)
-    return replace(domain, labels=_labels(good, run, names), class_names=names)
+    return replace(domain, labels=_labels(good, run, names), class_names=names), [one.line(folder) for one in bad]
 
 
 def given_files(given: str, flag: str = "--image") -> list[Path]:
@@ -226,9 +232,9 @@ def given_files(given: str, flag: str = "--image") -> list[Path]:
     return images
 
 
-def _usable(files: Sequence[Path], depth: str, skip: bool, flag: str) -> tuple[list[Path], str]:
-    """The files of one depth that can be read, by their headers, and that depth."""
-    good: list[Path] = []
+def _usable(files: Sequence[Path], depth: str, skip: bool, flag: str) -> tuple[list[Path], list[BadImage], str]:
+    """The files of one depth that can be read, by their headers, those that cannot, and that depth."""
+    good, bad = list[Path](), list[BadImage]()
     for file, found in zip(files, look_at(files, quiet=True), strict=True):
         depth = depth or (found if isinstance(found, str) else "")
         if found == depth:
@@ -239,9 +245,10 @@ def _usable(files: Sequence[Path], depth: str, skip: bool, flag: str) -> tuple[l
         if not skip:
             raise DataError(f"{line}; --on_bad_image skip goes on without it")
         print(f"WARNING: {line}; it is left out", file=sys.stderr)
+        bad.append(BadImage(file, reason))
     if not good:
         raise DataError(f"{flag}: none of {len(files)} files can be used")
-    return good, depth
+    return good, bad, depth
 
 
 def _labels(files: Sequence[Path], run: RunOptions, names: Mapping[int, str]) -> list[int]:

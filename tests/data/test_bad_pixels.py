@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.base import BAD_IMAGES_FILE, DataError
+from data.bad_images import BAD_IMAGES_FILE
+from data.base import DataError
 from data.images import ImageError
 from data.sampler import GlobalBatchSampler, SampleKey
 from models.pseudo_labels import survey_of
@@ -118,7 +119,9 @@ def test_a_window_is_chosen_without_bad_pixels(tmp_path: Path) -> None:
         put(tmp_path, f"train{side}/{number}.tif", big_endian_tiff(FLOAT + number))
     put(tmp_path, "trainA/0.tif", big_endian_tiff(NAN))
     flags = ("--window_A", "0%,100%", "--window_B", "auto")
-    with pytest.raises(UserError, match=r"trainA/0.tif' .* 1 of its 672 values are NaN"):
+    with pytest.raises(
+        UserError, match=r"trainA/0.tif' .* 1 of its 672 values are NaN.*\(--on_bad_image skip goes on without it\)$"
+    ):
         open_set(tmp_path, *flags)
     window = open_set(tmp_path, *flags, *SKIP).source.window
     assert window is not None
@@ -227,6 +230,7 @@ def test_bad_images_of_a_split_are_left_out_and_counted(
     assert ", 2 skipped: 1.png, 4.png; " in captured.out
     assert "WARNING: 1 bad images are left out" in captured.err
     assert "WARNING: testA/4.png: the decoder gave no image" in captured.err
+    assert f"the bad images are named in {folder / BAD_IMAGES_FILE}\n" in captured.err
     listed = (folder / BAD_IMAGES_FILE).read_text().splitlines()
     assert [line.split(": ")[0] for line in listed] == ["testA/1.png", "testA/4.png"]
     if script == "test.py":

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from data import checkup
-from data.base import BAD_IMAGES_FILE, DataError
+from data.bad_images import BAD_IMAGES_FILE
+from data.base import DataError
 from data.checkup import check_kept, check_up, other_channels, require_usable, say_other_channels, say_skipped
 from tests.data.kinds_of_files import (
     GOOD,
@@ -212,17 +213,17 @@ def test_the_console_shows_ten_and_the_file_all(tmp_path: Path, capsys: pytest.C
     put(tmp_path, " ".join(f"trainA/x{n:02d}.png" for n in range(13)))
     dataset = open_set(tmp_path, "--on_bad_image", "skip", "--name", "r")
     lines = capsys.readouterr().err.splitlines()
-    where = tmp_path / "runs/r" / BAD_IMAGES_FILE
-    assert lines[0] == f"WARNING: 13 bad images are left out (--on_bad_image skip; all are named in {where}):"
+    assert lines[0] == "WARNING: 13 bad images are left out (--on_bad_image skip):"
     assert lines[1:11] == [f"  trainA/x{n:02d}.png: it is empty (0 bytes)" for n in range(10)]
     assert lines[11:] == ["  ... and 3 more"]
     dataset.list_bad_images(tmp_path, ["trainA/y.png: later"])
+    assert capsys.readouterr().err == f"the bad images are named in {tmp_path / BAD_IMAGES_FILE}\n"
     kept = (tmp_path / BAD_IMAGES_FILE).read_text().splitlines()
     assert kept == [*(f"trainA/x{n:02d}.png: it is empty (0 bytes)" for n in range(13)), "trainA/y.png: later"]
     dataset.bad_images.clear()
     dataset.list_bad_images(tmp_path)
     assert not (tmp_path / BAD_IMAGES_FILE).exists()
-    say_skipped([], "nowhere")
+    say_skipped([])
     assert capsys.readouterr().err == ""
 
 

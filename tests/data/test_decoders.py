@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -395,6 +396,7 @@ def test_a_decoders_message_is_one_short_line(tmp_path: Path) -> None:
         assert len(str(caught.value)) < 300 + len(str(tmp_path)) + 100
 
 
+TAGS_LAST = cv2.imencode(".tif", GRAY16)[1].tobytes()
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "bigtiff, big-endian": (tiff(GRAY16, ">", big=True), "is no PNG, TIFF, JPEG or BMP"),
@@ -412,6 +414,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "jpeg cut": (pillow(Image.fromarray(RGB8), "jpeg")[:-60], "truncated"),
     "bmp cut": (pillow(Image.fromarray(RGB8), "bmp")[:-60], "truncated"),
     "tiff 8 cut": (pillow(Image.fromarray(RGB8), "tiff")[:-60], "truncated"),
+    "tiff with its tags at the end cut": (TAGS_LAST[:-60], r"it is truncated \(its tags"),
+    "tiff cut in half": (TAGS_LAST[:300], r"it is truncated \(its tags"),
     "tiff 16 cut": (pillow(Image.fromarray(GRAY16), "tiff")[:-60], "truncated"),
     "two bands": (tiff(RGB8[..., :2], extra=(0,)), "2 bands"),
     "two float planes": (tiff(np.stack([FLOAT, FLOAT]), planes=True, extra=(0,)), "2 bands"),
@@ -421,7 +425,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "cmyk 16": (tiff(RGBA16, colour=5), "up to 8 bits only"),
     "float16": (tiff(FLOAT.astype(np.float16)), "the decoder gave no image"),
     "bomb": (tiff(GRAY8).replace(width_tag(W), width_tag(2**25)), "limit"),
-    "tiff tag outside": (tiff(RGB16).replace(BITS_TAG, BITS_TAG[:6] + b"\1\0"), "Skipping tag 258|Truncated File"),
+    "tiff tag outside": (tiff(RGB16).replace(BITS_TAG, BITS_TAG[:6] + b"\1\0"), "truncated or damaged|Truncated File"),
     "png bomb": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**20, 2**20, 8, 0, 0, 0, 0))
                  + chunk(b"IEND", b""), "limit"),
     "png no header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "no PNG header"),

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import train
-from data.base import BAD_IMAGES_FILE, Batch, DataError
+from data.bad_images import BAD_IMAGES_FILE
+from data.base import Batch, DataError
 from tests.processes import as_ranks, meet_at, meeting_places
 from util.checkpoint import load_state
 from util.engine import trainer
@@ -73,6 +74,19 @@ def assert_equal(a: Any, b: Any) -> None:
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+def test_a_list_is_named_only_where_it_is_written(
+    train_run: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = images(tmp_path / "data")
+    (data / "labels.csv").write_text("no,such,columns\n")
+    with pytest.raises(DataError, match=r"labels\.csv"):
+        train_run("a", data, *RUN, *SKIP)
+    err = capsys.readouterr().err
+    assert "WARNING: 2 bad images are left out (--on_bad_image skip):\n" in err
+    assert BAD_IMAGES_FILE not in err
+    assert not (tmp_path / "a/run" / BAD_IMAGES_FILE).exists()
+
+
 class StopAfter(StopRequest):
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -99,7 +113,9 @@ def test_bad_images_are_said_once_counted_and_listed(
 
     monkeypatch.setattr(trainer, "train_step", watching)
     run = train_run("a", data, *RUN, *SKIP, "--quiet", "--n_epochs", 4)
-    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("WARNING", " "))]
+    said = capsys.readouterr().err
+    assert said.count(f"the bad images are named in {run / BAD_IMAGES_FILE}\n") == 1
+    err = [line for line in said.splitlines() if line.startswith(("WARNING", " "))]
     assert err[0].startswith("WARNING: 2 bad images are left out")
     assert [line.split(": ")[0] for line in err[1:3]] == ["  trainA/x.png", "  trainB/x.png"]
     assert sorted(line.split(": ")[1] for line in err[3:]) == ["trainA/1.png", "trainB/2.png"]  # once in four epochs

@@ -8,14 +8,18 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from data.base import Batch
+from data.base import Batch, DataError
 from data.sampler import SampleKey
+from options.yaml_config import read_yaml
+from tests.conftest import make_data
 from util.checkpoint import CheckpointError, load_state
 from util.engine import trainer
+from util.engine.faults import NonFiniteLossError
 from util.engine.signals import StopRequest
 from util.engine.step import train_step
 from util.engine.trainer import Trainer, _crossed
@@ -181,8 +185,71 @@ def test_a_run_that_exists_is_not_overwritten(train_run: Trained, data: DataMake
 
 
 def test_a_run_that_does_not_exist_is_not_continued(train_run: Trained, data: DataMaker) -> None:
-    with pytest.raises(ValueError, match=r"--continue_train: .*does not exist; start the run without"):
+    with pytest.raises(ValueError, match=r"--continue_train: there is no run run in .*nothing; correct --name or"):
         train_run("nothing", data(), *CUT, "--continue_train")
+
+
+def test_weights_are_not_written_over(train_run: Trained, data: DataMaker) -> None:
+    run = train_run("run", data(), *CUT, "--max_iters", 1)
+    (run / "latest_state.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"run already holds weights \(latest_net_.*choose another --name"):
+        train_run("run", data(), *CUT)
+
+
+# --- starts that fail, and runs that are over
+
+
+def test_a_start_that_failed_can_be_corrected(
+    train_run: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_data(tmp_path / "data")
+    for file in (root / "trainB").iterdir():
+        cv2.imwrite(str(file), np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(DataError, match="A and B need one height and one width"):
+        train_run("runs", root, *CUT, "--preprocess", "none")
+    run = tmp_path / "runs/run"
+    assert not [*run.glob("*.pth"), *run.glob("*.pt")]
+    (run / "mine.txt").write_text("notes")
+    capsys.readouterr()
+    train_run("runs", root, *CUT, "--max_iters", 1)
+    note = f"{run}: an earlier start has left no checkpoint there; the run begins anew with this command's options\n"
+    assert capsys.readouterr().out.count(note) == 1
+    assert read_yaml(run / "options.yaml")["preprocess"] == "resize_and_crop"
+    assert (run / "mine.txt").read_text() == "notes"
+    assert [line["step"] for line in log_of(run)] == [1]
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), NonFiniteLossError("the loss of G is not finite")])
+def test_an_error_after_the_first_step_keeps_the_checkpoint(
+    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: Exception
+) -> None:
+    """And one that is not finite in the first, which says that it is kept."""
+
+    def failing(model: Any, batch: Batch, info: Any, *rest: Any) -> Any:
+        if info.step == 1 or isinstance(fault, NonFiniteLossError):
+            raise fault
+        return train_step(model, batch, info, *rest)
+
+    monkeypatch.setattr(trainer, "train_step", failing)
+    with pytest.raises(type(fault)):
+        train_run("run", data(), *CUT)
+    assert (tmp_path / "run/run/latest_state.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--max_iters", 2), "all 2 steps of --max_iters are done; a greater --max_iters makes the run longer"),
+        ((), "all 3 epochs are done; a greater --n_epochs or --n_epochs_decay makes the run longer"),
+    ],
+)
+def test_a_run_that_is_over_says_so(
+    train_run: Trained, data: DataMaker, capsys: pytest.CaptureFixture[str], flags: tuple[object, ...], told: str
+) -> None:
+    train_run("run", data(), *CUT, *flags)
+    assert "nothing is left" not in capsys.readouterr().out
+    train_run("run", data(), *CUT, *flags, "--continue_train")
+    assert capsys.readouterr().out.splitlines()[-1] == f"nothing is left to do for 'run': {told}"
 
 
 # --- data in the decay epochs

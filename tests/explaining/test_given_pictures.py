@@ -14,12 +14,14 @@ import torch
 
 import cam_infer
 import test as entry_test
+from data.bad_images import BAD_IMAGES_FILE
 from data.decoders import read_raw
 from models import load_run
 from options.groups import Explanation, Given, Inference
 from options.parse import inference_options
 from options.schema import OptionError
 from tests.conftest import picture
+from tests.data.kinds_of_files import short_png
 from tests.runs import COUNTS, CUTCAM, make_run
 from util.errors import exit_code
 
@@ -170,3 +172,28 @@ def test_checkpoint_stands_for_its_two_flags(colour: Path, monkeypatch: pytest.M
         assert run.experiment.name == "colour"
     with pytest.raises(OptionError, match="is empty"):
         inference_options((), ["--checkpoint", ""])
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "below"),
+    [
+        (entry_test, (), ""),
+        (cam_infer, (), ""),
+        (cam_infer, ("--explain", "head", "--explain_with", "gradcam"), "colour/latest/explain_head"),
+    ],
+)
+def test_bad_pictures_are_listed_beside_the_results(
+    colour: Path, command: Main, tmp_path: Path, module: object, flags: tuple[str, ...], below: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / f"photos/{number}.png"), picture(number, 0, (40, 44), 3))
+    (tmp_path / "photos/empty.png").touch()
+    (tmp_path / "photos/short.png").write_bytes(short_png())
+    words = ("--input", tmp_path / "photos", "--output", tmp_path / "out", "--on_bad_image", "skip", *flags)
+    status, _, err = command(module, "--checkpoint", colour, *words)
+    assert status == 0, err
+    lines = (tmp_path / "out" / below / BAD_IMAGES_FILE).read_text().splitlines()
+    assert lines[0] == "photos/empty.png: it is empty (0 bytes)"
+    assert [line.split(": ")[0] for line in lines] == ["photos/empty.png", "photos/short.png"]
+    assert f"the bad images are named in {tmp_path / 'out' / below / BAD_IMAGES_FILE}\n" in err

@@ -222,6 +222,32 @@ def test_continuing_starts_from_the_options_of_the_run(tmp_path: Path) -> None:
     assert again.experiment.continue_train
 
 
+@pytest.mark.parametrize("old", ["", "continue_train: true"])
+def test_a_run_that_was_continued_can_be_begun_again_from_its_file(tmp_path: Path, old: str) -> None:
+    start(tmp_path, "--pretrained_name", "other", "--epoch", "20", "--epoch_count", "3")
+    place = ["--checkpoints_dir", str(tmp_path), "--name", "run"]
+    once = ["--epoch_count", "7", "--epoch", "latest", "--pretrained_name", "run"]  # as CUT's users continue
+    again = train_options([*place, "--continue_train", "--max_iters", "9", *once])
+    assert again.experiment.continue_train
+    text = dump_yaml(again.lasting())
+    file = yaml_file(tmp_path, text.replace("continue_train: false", old) if old else text)
+    run = train_options(["--config", file, "--checkpoints_dir", str(tmp_path), "--name", "again"])
+    assert not run.experiment.continue_train
+    assert (run.experiment.pretrained_name, run.experiment.epoch, run.schedule.epoch_count) == ("other", "20", 3)
+    assert run.schedule.max_iters == 9
+
+
+def test_what_is_not_there_is_not_continued(tmp_path: Path) -> None:
+    start(tmp_path)
+    words = ["--checkpoints_dir", str(tmp_path), "--name", "nonexist", "--continue_train"]
+    with pytest.raises(OptionError) as error:
+        train_options(words)
+    assert str(error.value) == (
+        f"--continue_train: there is no run nonexist in {tmp_path}; there are: run; correct --name or "
+        "--checkpoints_dir, or start the run without the flag"
+    )
+
+
 def test_a_new_run_does_not_read_an_older_one_of_its_name(tmp_path: Path) -> None:
     start(tmp_path, "--ngf", "8")
     for flags in ([], ["--continue_train", "False"]):

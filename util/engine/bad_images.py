@@ -26,6 +26,7 @@ class BadImages:
     def __init__(self, dataset: Any, folder: Path) -> None:
         self._dataset, self._folder = dataset, folder
         self.found: list[str] = []
+        self._said = False
         self._new: dict[str, None] = {}  # of this rank, in order
 
     def note(self, batch: Batch) -> None:
@@ -44,7 +45,8 @@ class BadImages:
     def write(self) -> None:
         """List them, with those of the start, in `bad_images.txt`."""
         if ranks.is_first():
-            self._dataset.list_bad_images(self._folder, self.found)
+            self._dataset.list_bad_images(self._folder, self.found, say=not self._said)
+            self._said = self._said or bool(self._dataset.bad_images or self.found)
 
     def state(self) -> list[str]:
         return list(self.found)

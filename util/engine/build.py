@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data.sampler import GlobalBatchSampler
 from util import ranks
 from util.engine.inference import together
 from util.engine.late import LateCheck
+from util.engine.loading import Loader
 from util.engine.optimizers import OPTIMIZERS
 from util.engine.run_state import Position
 from util.engine.schedule import Plateau, make_scheduler
-from util.engine.signals import left_to_the_main_process
 from util.engine.step import Precision
 from util.engine.trainer import Evaluate, Frequencies, Outputs, Trainer
 from util.errors import UserError
@@ -157,12 +156,11 @@ def trainer_from(
         serial=data.serial_batches,
     )
     workers = loading_processes(data.num_threads)
-    loader: DataLoader[Any] = DataLoader(
+    loader: Loader[Any] = Loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate,
-        worker_init_fn=left_to_the_main_process,
         persistent_workers=workers > 0,
         pin_memory=model.device.type == "cuda",
     )
@@ -287,6 +285,18 @@ def resume_command(run: RunOptions) -> str:
     start = f"torchrun --nproc_per_node {ranks.world_size()}" if ranks.world_size() > 1 else "python"
     flags = ["--name", run.experiment.name, "--checkpoints_dir", run.experiment.checkpoints_dir]
     return f"{start} train.py {shlex.join(flags)} --continue_train"
+
+
+def nothing_left(run: RunOptions, trainer: Trainer) -> str:
+    """Why a run that was continued has not done a step, and what makes it longer."""
+    schedule = run.schedule
+    if trainer.early_stopping.over:
+        done, longer = f"it stopped early, after step {trainer.position.step}", "--early_stopping_patience"
+    elif trainer.position.epoch > schedule.last_epoch:
+        done, longer = f"all {schedule.last_epoch} epochs are done", "--n_epochs or --n_epochs_decay"
+    else:
+        done, longer = f"all {schedule.max_iters} steps of --max_iters are done", "--max_iters"
+    return f"nothing is left to do for '{run.experiment.name}': {done}; a greater {longer} makes the run longer"
 
 
 def _panel_from(run: RunOptions, model: Model[Any], dataset: Dataset) -> PanelWriter:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from util import ranks
 from util.checkpoint import STATE_FILE, CheckpointError, load_state
+from util.engine.faults import NonFiniteLossError
 from util.engine.run_state import Position
 from util.errors import printable
 from util.files import check_writable, inside, write_atomic
+
+if TYPE_CHECKING:
+    from util.engine.signals import StopRequest
+    from util.engine.trainer import Trainer
 
 ENVIRONMENT_FILE = "environment.txt"
 # What a state must hold for a run to go on, and of which kind.
@@ -36,7 +43,8 @@ def state_to_continue(folder: Path, continue_train: bool) -> dict[str, Any] | No
 
     Raises:
         UserError: nothing can be written there, or a link in the folder leads out of it.
-        CheckpointError: the folder already holds a run that was not asked to continue, or the state is unusable.
+        CheckpointError: the folder already holds a run that was not asked to continue, or weights that a new one would
+            write over, or the state is unusable.
     """
     path = folder / STATE_FILE
     check_writable(folder, "--checkpoints_dir")
@@ -52,7 +60,37 @@ def state_to_continue(folder: Path, continue_train: bool) -> dict[str, Any] | No
             f"{folder} already holds a run: add --continue_train to continue it, choose another --name, "
             "or delete the folder"
         )
+    if weights := next(folder.glob("latest_net_*.pth"), None):
+        raise CheckpointError(
+            f"{folder} already holds weights ({printable(weights.name)}), which a new run would write over: choose "
+            "another --name, or move them"
+        )
     return None
+
+
+def begun_anew(folder: Path, options_file: str) -> str:
+    """What is said of a folder in which an earlier start has left its options and no checkpoint; else nothing."""
+    if not (folder / options_file).is_file():
+        return ""
+    return f"{folder}: an earlier start has left no checkpoint there; the run begins anew with this command's options"
+
+
+def fit(trainer: Trainer, stop: StopRequest) -> bool:
+    """`trainer.fit`; where a new run ends with an error before its first step, its first checkpoint goes.
+
+    What was wrong in the command would be wrong in continuing, and the corrected one could not begin.
+    """
+    new = trainer.position.step == 0
+    try:
+        return trainer.fit(stop)
+    except NonFiniteLossError:  # says how the run goes on from that checkpoint
+        raise
+    except Exception:
+        if new and trainer.position.step == 0 and ranks.is_first():
+            for name in (STATE_FILE, "latest_facts.json", *(f"latest_net_{net}.pth" for net in trainer.model.nets)):
+                with contextlib.suppress(OSError):
+                    (trainer.outputs.folder / name).unlink(missing_ok=True)
+        raise
 
 
 def _check_links(folder: Path) -> None:

@@ -32,12 +32,3 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def left_to_the_main_process(worker: int) -> None:
-    """For processes that load images: a signal to the whole group, as batch systems send it, must not end them first.
-
-    The main process still needs their images to finish its step.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
