@@ -15,7 +15,8 @@ _QUEUE = 4  # jobs that wait or run, for each thread: what they hold stays in me
 class Background:
     """Does jobs in threads, and raises their first error in the thread that gives them.
 
-    Leaving its block waits for all jobs; leaving it by an exception waits for those that run and drops the others.
+    Leaving its block waits for all jobs, also by an error, whose cause they do not share: what was made before it is not
+    lost. After a job's own error, and on Ctrl-C, those that run are waited for and the others dropped.
 
     Args:
         threads: 0 does every job at once, in the calling thread.
@@ -69,7 +70,8 @@ class Background:
                 self.wait()
         finally:
             if self._pool is not None:
-                self._pool.shutdown(wait=True, cancel_futures=True)
+                interrupted = kind is not None and not issubclass(kind, Exception)
+                self._pool.shutdown(wait=True, cancel_futures=interrupted)
 
     def _work(self, what: str, job: Callable[[], object]) -> None:
         if self._fault is not None:

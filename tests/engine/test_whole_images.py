@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,28 @@ def test_an_error_without_a_name_gets_one() -> None:
 
     with pytest.raises(RuntimeError, match=r"picture\.png: KeyError: 'odd'"), Background(2) as background:
         background.do("picture.png", fails)
+
+
+@pytest.mark.parametrize(("error", "kept"), [(UserError("next.png: damaged"), 4), (KeyboardInterrupt(), 1)])
+def test_what_was_given_before_an_error_is_finished(error: BaseException, kept: int) -> None:
+    started, go_on, done = threading.Event(), threading.Event(), []
+
+    def job(number: int) -> None:
+        started.set()
+        go_on.wait(10)
+        done.append(number)
+
+    def give() -> None:
+        with Background(1) as background:
+            for number in range(4):
+                background.do("job", partial(job, number))
+            assert started.wait(10)
+            threading.Timer(0.1, go_on.set).start()  # after the block has been left
+            raise error
+
+    with pytest.raises(type(error)):
+        give()
+    assert done == list(range(kept))
 
 
 def test_an_interruption_drops_what_waits_and_leaves_whole_files(tmp_path: Path) -> None:
