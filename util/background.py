@@ -15,8 +15,8 @@ _QUEUE = 4  # jobs that wait or run, for each thread: what they hold stays in me
 class Background:
     """Does jobs in threads, and raises their first error in the thread that gives them.
 
-    Leaving its block waits for all jobs, also by an error, whose cause they do not share: what was made before it is not
-    lost. After a job's own error, and on Ctrl-C, those that run are waited for and the others dropped.
+    Leaving its block waits for all jobs, also by an error, which is not theirs: what was made before it is not lost.
+    After a job's own error, and on Ctrl-C, those that run are waited for and the others dropped.
 
     Args:
         threads: 0 does every job at once, in the calling thread.
