@@ -96,7 +96,8 @@ def test_a_participant_in_a_real_browser(tmp_path: Path, study: Path, key: Key, 
     browser.press("ArrowLeft", autoRepeat=True)
     assert browser.run("document.getElementById('count').textContent") == "4 of 8"
 
-    # Closed and opened again, it goes on.
+    # Closed and opened again, it goes on. Chromium hands what is stored to another process, and nobody reloads at once.
+    time.sleep(1)
     browser.run("window.old = true")
     browser.page("Page.reload")
     browser.wait_for("!window.old && document.readyState === 'complete'")
