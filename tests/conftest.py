@@ -98,6 +98,20 @@ def make_data(
     return root
 
 
+def make_splits(root: Path, *, count: tuple[int, int]) -> Path:
+    """`make_data` twice: trainA and trainB, and the same as testA and testB, all with labels."""
+    make_data(root, count=count)
+    rows = (root / "labels.csv").read_text()
+    for side in "AB":
+        (root / f"train{side}").rename(root / f"test{side}")
+    tests = rows.replace("train", "test").splitlines()[1:]
+    (root / "labels.csv").unlink()
+    make_data(root, count=count)
+    with (root / "labels.csv").open("a") as stream:
+        stream.write("\n".join(tests) + "\n")
+    return root
+
+
 DataMaker = Callable[..., Path]
 
 

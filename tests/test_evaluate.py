@@ -20,7 +20,7 @@ from scripts import evaluate
 from scripts.evaluating.outlines import annotated
 from scripts.evaluating.table import protocol_of
 from tests.comparing.conftest import content, number, write
-from tests.conftest import make_data
+from tests.conftest import make_data, make_splits
 from util.errors import UserError
 from util.evaluations import read_evaluations, read_features
 from util.metrics.base import Boxes, ImageSet, Material
@@ -40,15 +40,7 @@ EIGHT_BITS = DomainFormat(Window(0.0, 255.0), "uint8")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train and test folders, labels of all, pairs and boxes of the test images."""
     root = tmp_path_factory.mktemp("images")
-    make_data(root, count=(16, 16))
-    rows = (root / "labels.csv").read_text()
-    for side in "AB":
-        (root / f"train{side}").rename(root / f"test{side}")
-    tests = rows.replace("train", "test").splitlines()[1:]
-    (root / "labels.csv").unlink()
-    make_data(root, count=(16, 16))
-    with (root / "labels.csv").open("a") as stream:
-        stream.write("\n".join(tests) + "\n")
+    make_splits(root, count=(16, 16))
     names = [f"{number:02d}.png" for number in range(16)]
     (root / "pairs_test.csv").write_text("A,B\n" + "".join(f"testA/{n},testB/{n}\n" for n in names))
     (root / "boxes.csv").write_text("file,x0,y0,x1,y1\n" + "".join(f"testA/{n},10,10,30,30\n" for n in names))

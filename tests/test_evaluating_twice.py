@@ -16,7 +16,7 @@ from scripts.evaluating.earlier import with_earlier
 from scripts.evaluating.pictures import check_figures
 from scripts.evaluating.record import write_record
 from tests.comparing.conftest import content, number, per_image
-from tests.conftest import make_data
+from tests.conftest import make_data, make_splits
 from tests.test_evaluate import read, run_script
 from util.evaluations import read_evaluation, read_evaluations, read_features
 
@@ -126,15 +126,7 @@ def test_options_of_no_effect_do_not_matter(first: Path) -> None:
 def test_a_narrower_evaluation_adds_to_a_fuller_one(
     train_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = make_data(tmp_path / "data", count=(8, 8))
-    rows = (data / "labels.csv").read_text()
-    for side in "AB":
-        (data / f"train{side}").rename(data / f"test{side}")
-    tests = rows.replace("train", "test").splitlines()[1:]
-    (data / "labels.csv").unlink()
-    make_data(data, count=(8, 8))
-    with (data / "labels.csv").open("a") as stream:
-        stream.write("\n".join(tests) + "\n")
+    data = make_splits(tmp_path / "data", count=(8, 8))
     run = train_run("run", data, "--model", "cut", "--n_epochs", 1, "--n_epochs_decay", 0)
     full = ("--metrics", "fid,kid,semantics", "--features", "classifier", "--judge_epochs", 1)
     assert run_script(monkeypatch, run, data, *full) == 0

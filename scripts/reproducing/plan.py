@@ -80,9 +80,9 @@ ARMS: Mapping[str, Arm] = {
     # Fourth round: in 720 steps the head learns no ten classes, so a classifier trained on A before judges G(x).
     "teacher": Arm(f"{_CLS} --classifier_run {{teacher}}", (2,), "cls"),
     "teacher_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}}", (2,), "cls_0.1"),
-    # CUTCAM's defaults but for the weight that all rounds before spoke against.
+    # Fifth round: CUTCAM's defaults but for the weight that all rounds before spoke against.
     "cls_0.1_cam": Arm(f"{_HEAD} --lambda_CLS 0.1", (1,), "cls_0.1"),
-    # Fifth round, after sar's confirmation: maps of other images as negatives, and what had helped most, together.
+    # Sixth round, after the confirmation: maps of other images as negatives, and two that had helped, together.
     "cls_0.1_contrast_1": Arm(f"{_HEAD} --lambda_CLS 0.1 --cam_norm contrast --lambda_CAM 1", (1,), "cls_0.1"),
     "teacher_0.1_adv_both": Arm(
         f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}} --cam_weight_adv", (2, 3), "teacher_0.1"
