@@ -117,7 +117,7 @@ def _unknown(word: str, known: Sequence[str], owners: list[str]) -> str:
     if not word.startswith("--"):
         return f"{word}: belongs to no flag; flags begin with --"
     flag = flag_of(word)
-    if owners:
+    if owners and flag.casefold() not in map(str.casefold, known):
         return f"--{flag}: belongs to --model {' or '.join(owners)}"
     return f"--{flag}: no such flag{suggest(flag, known)}; --help lists them all"
 

@@ -447,8 +447,9 @@ def _owners(name: str) -> list[str]:
 
 
 def _has(kind: type[Group], name: str) -> bool:
-    """Whether a group has an option of that name, or of that older spelling."""
-    return any(name == own or name in spec_of(item).aliases for own, (_, item) in fields_of(kind).items())
+    """Whether a group has an option of that name or older spelling; lambda_cam counts as lambda_CAM, and is told so."""
+    spellings = (word for own, (_, item) in fields_of(kind).items() for word in (own, *spec_of(item).aliases))
+    return name.casefold() in map(str.casefold, spellings)
 
 
 def _model_of(names: set[str], first: Mapping[str, Any], config: Mapping[str, Any]) -> str:

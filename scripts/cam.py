@@ -61,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawing = given.image is not None or bool(given.random) or given.index is not None
     if not drawing and not given.train:
         raise OptionError("nothing to do: give --train, or --image, --random or --index for maps")
+    if given.train and given.model is not None:
+        raise OptionError(
+            f"--model {given.model}: --train makes new weights; leave out one of them, or give --pretrained_name RUN "
+            "to begin with those of an earlier run"
+        )
     check_place("output_dir", given.output_dir)
     data = _data_flags(given)
     flags = ["--model", "classifier", "--config", str(_config(given.config)), *data]

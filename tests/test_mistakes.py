@@ -87,6 +87,9 @@ FLAGS = [
     (CUT, "-lr 1", "-lr: belongs to no flag; flags begin with --"),
     (CUT, "leftover", "leftover: belongs to no flag; flags begin with --"),
     (CUT, "--lambda_CAM 3", "--lambda_CAM: belongs to --model cutcam"),
+    (CUT, "--lambda_cam 3", "--lambda_cam: belongs to --model cutcam"),
+    (CUTCAM, "--lambda_cam 3", "--lambda_cam: no such flag (did you mean --lambda_CAM?)"),
+    (CUT, "--NGF 3", "--NGF: no such flag (did you mean --ngf?)"),
     ("", "--model nosuch", "--model nosuch: unknown; known: "),
     (CUT, "--dataset_mode nosuch", "--dataset_mode nosuch: unknown; known: "),
     # layers

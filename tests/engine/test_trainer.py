@@ -219,21 +219,40 @@ def test_a_start_that_failed_can_be_corrected(
     assert [line["step"] for line in log_of(run)] == [1]
 
 
-@pytest.mark.parametrize("fault", [ZeroDivisionError(), NonFiniteLossError("the loss of G is not finite")])
-def test_an_error_after_the_first_step_keeps_the_checkpoint(
-    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: Exception
+@pytest.mark.parametrize(
+    ("fault", "at", "saves", "kept"),
+    [
+        (ZeroDivisionError(), 0, (), False),
+        (ZeroDivisionError(), 1, (), False),  # the first checkpoint holds nothing of the one step
+        (ZeroDivisionError(), 1, ("--save_latest_freq", 1), True),
+        (NonFiniteLossError("the loss of G is not finite"), 0, (), True),  # says that it is kept
+    ],
+)
+def test_an_error_keeps_a_checkpoint_that_has_learned_something(
+    train_run: Trained,
+    data: DataMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    fault: Exception,
+    at: int,
+    saves: tuple[object, ...],
+    kept: bool,
 ) -> None:
-    """And one that is not finite in the first, which says that it is kept."""
-
     def failing(model: Any, batch: Batch, info: Any, *rest: Any) -> Any:
-        if info.step == 1 or isinstance(fault, NonFiniteLossError):
+        if info.step == at:
             raise fault
         return train_step(model, batch, info, *rest)
 
-    monkeypatch.setattr(trainer, "train_step", failing)
-    with pytest.raises(type(fault)):
-        train_run("run", data(), *CUT)
-    assert (tmp_path / "run/run/latest_state.pt").is_file()
+    run = tmp_path / "run/run"
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "train_step", failing)
+        with pytest.raises(type(fault)):
+            train_run("run", data(), *CUT, *saves)
+    assert (run / "latest_state.pt").is_file() == kept
+    assert bool([*run.glob("*.pth")]) == kept
+    if not kept:
+        train_run("run", data(), *CUT, "--max_iters", 2)
+        assert [line["step"] for line in log_of(run)] == [1, 2]
 
 
 @pytest.mark.parametrize(

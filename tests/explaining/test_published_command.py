@@ -50,6 +50,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_training_does_not_take_a_trained_model(home: Path) -> None:
+    with pytest.raises(UserError, match=r"^--model resnet_cam\.pth: --train makes new weights; leave out one of them"):
+        cam.main(["--train", "--model", "resnet_cam.pth"])
+    assert not (home / "runs").exists()
+
+
 def test_published_checkpoints_draw_published_files_with_right_names(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

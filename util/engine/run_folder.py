@@ -76,17 +76,17 @@ def begun_anew(folder: Path, options_file: str) -> str:
 
 
 def fit(trainer: Trainer, stop: StopRequest) -> bool:
-    """`trainer.fit`; where a new run ends with an error before its first step, its first checkpoint goes.
+    """`trainer.fit`; where a new run ends with an error and has kept nothing it learned, its first checkpoint goes.
 
     What was wrong in the command would be wrong in continuing, and the corrected one could not begin.
     """
     new = trainer.position.step == 0
     try:
         return trainer.fit(stop)
-    except NonFiniteLossError:  # says how the run goes on from that checkpoint
+    except (NonFiniteLossError, CheckpointError):  # say how the run goes on from that checkpoint
         raise
     except Exception:
-        if new and trainer.position.step == 0 and ranks.is_first():
+        if new and trainer.disk.saved <= 0 and ranks.is_first():
             for name in (STATE_FILE, "latest_facts.json", *(f"latest_net_{net}.pth" for net in trainer.model.nets)):
                 with contextlib.suppress(OSError):
                     (trainer.outputs.folder / name).unlink(missing_ok=True)
