@@ -147,11 +147,13 @@ class Schedule(Group):
     """schedule: epochs and learning rate"""
 
     n_epochs: int = option(200, "epochs at the first learning rate", low=0)
-    n_epochs_decay: int = option(200, "epochs over which --lr_policy linear falls to zero", low=0)
+    n_epochs_decay: int = option(200, "epochs after those, in which --lr_policy linear falls to zero", low=0)
     epoch_count: int = option(1, "number of the first epoch", low=1)
     max_iters: int = option(0, "stop after this many steps; 0: when the epochs are done", low=0)
     lr_policy: str = option(
-        "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine", "none")
+        "linear",
+        "how the learning rate falls; cosine: to zero at the end of all epochs",
+        choices=("linear", "step", "plateau", "cosine", "none"),
     )
     lr_decay_iters: int = option(50, "epochs between the falls of --lr_policy step", low=1)
     lr_gamma: float = option(0.1, "of the learning rate at a fall of --lr_policy step", low=0, high=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from util.checkpoint import CheckpointError, load_state
 from util.engine.build import optimizers_from
-from util.engine.optimizers import OPTIMIZERS
+from util.engine.late import LateCheck
+from util.engine.optimizers import OPTIMIZERS, load_optimizer
 
 if TYPE_CHECKING:
-    from tests.conftest import BenchMaker
+    from tests.conftest import BenchMaker, DataMaker, Trained
 
 LR, DECAY, MOMENTUM, B1, B2, EPS = 0.1, 0.05, 0.8, 0.7, 0.9, 1e-8
 
@@ -94,3 +98,53 @@ def test_without_its_compiler_pytorch_computes_the_same(name: str, kind: Callabl
         theirs.load_state_dict(states[0])
     assert stepped == [ours] * 4
     assert isinstance(ours, kind)  # type: ignore[arg-type]
+
+
+# --- continued with other settings
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("fused", [(False, True), (True, False)])
+def test_a_state_is_continued_as_this_command_steps(name: str, fused: tuple[bool, bool]) -> None:
+    """Begun on a CPU and continued fused, as on a GPU, and the other way round; the settings are the new ones."""
+    weights = [torch.linspace(-1, 1, 24).reshape(4, 6).requires_grad_() for _ in range(2)]
+    own: list[dict[str, object]] = [{"momentum": 0.5}, {"momentum": 0.9}]
+    if name != "sgd":
+        own = [{"betas": (0.5, 0.999)}, {"betas": (0.9, 0.99)}]
+    before, after = (
+        OPTIMIZERS[name]([weight], lr=LR, weight_decay=decay, fused=is_fused, **one)
+        for weight, decay, is_fused, one in zip(weights, (0.0, DECAY), fused, own, strict=True)
+    )
+    weights[0].grad = torch.ones(4, 6)
+    before.step()
+    saved = copy.deepcopy(before.state_dict())
+    load_optimizer(after, saved)
+    (group,) = after.param_groups
+    assert (group["fused"], group["weight_decay"]) == (fused[1], DECAY)
+    assert group.items() >= own[1].items()
+    weights[1].grad = torch.ones(4, 6)
+    if fused[1]:
+        LateCheck(torch.device("cpu")).guard(after)
+    kept = weights[1].detach().clone()
+    after.step()
+    assert not torch.equal(weights[1], kept)
+    moments = "momentum_buffer" if name == "sgd" else "exp_avg"
+    past, now = before.state[weights[0]][moments], after.state[weights[1]][moments]
+    gradient = 1 + (DECAY * kept if name != "adamw" else 0)
+    expected = 0.9 * past + gradient * (1 if name == "sgd" else 0.1)
+    torch.testing.assert_close(now, expected)
+
+
+def test_flags_of_a_continued_run_hold(train_run: Trained, data: DataMaker, tmp_path: Path) -> None:
+    root, cut = data(), ("--model", "cut", "--lr_policy", "step", "--lr_decay_iters", 1)
+    train_run("run", root, *cut, "--max_iters", 1)
+    changed = ("--lr", 0.01, "--beta1", 0.9, "--weight_decay", 0.5, "--optimizer", "adamw", "--lr_gamma", 0.5)
+    train_run("run", root, *cut, *changed, "--max_iters", 9, "--continue_train")
+    state = load_state(tmp_path / "run/run/latest_state.pt")
+    (group,) = state["optimizers"]["G"]["param_groups"]
+    assert (group["betas"][0], group["weight_decay"], group["decoupled_weight_decay"]) == (0.9, 0.5, True)
+    assert group["lr"] == pytest.approx(0.01 * 0.5 ** state["schedulers"]["G"]["last_epoch"])
+    options = (tmp_path / "run/run/options.yaml").read_bytes()
+    with pytest.raises(CheckpointError, match=r"trained with --optimizer adam or adamw, .* --optimizer sgd cannot go"):
+        train_run("run", root, *cut, "--optimizer", "sgd", "--max_iters", 12, "--continue_train")
+    assert (tmp_path / "run/run/options.yaml").read_bytes() == options

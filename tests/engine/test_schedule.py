@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from util.engine.optimizers import load_optimizer
 from util.engine.schedule import Plateau, end_epoch, linear_factor, load_scheduler, make_scheduler
 
 
@@ -45,9 +46,16 @@ def test_step() -> None:
 
 
 def test_cosine() -> None:
-    expected = [(1 + math.cos(math.pi * e / 4)) / 2 for e in range(4)]
-    assert rates("cosine", 4, n_epochs=4) == pytest.approx(expected)
-    assert len(rates("cosine", 3, n_epochs=0)) == 3
+    """As PyTorch's, down to the end of all epochs."""
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs, expected = CosineAnnealingLR(optimizer, 5), []
+    for _ in range(5):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert rates("cosine", 5, n_epochs=5, n_epochs_decay=0) == pytest.approx(expected)
+    assert rates("cosine", 5, n_epochs=3, n_epochs_decay=2) == pytest.approx(expected)
+    assert len(rates("cosine", 3, n_epochs=0, n_epochs_decay=0)) == 3
 
 
 def test_plateau_waits_five_epochs() -> None:
@@ -67,14 +75,44 @@ def test_plateau_by_its_own_numbers() -> None:
     assert rates("plateau", 4, [1.0, 0.75, 0.6, 0.4], plateau=how)[-1] == 1
 
 
-def test_none_is_constant_also_after_a_pause_with_another_rate() -> None:
-    assert rates("none", 5) == [1] * 5
-    optimizers = [SGD([torch.zeros(1, requires_grad=True)], lr=lr) for lr in (1.0, 0.25)]
-    first, again = (make_scheduler(optimizer, "none", 3, 2, 1, 2) for optimizer in optimizers)
-    end_epoch(first, 0.0)
-    load_scheduler(again, first.state_dict())
-    end_epoch(again, 0.0)
-    assert optimizers[1].param_groups[0]["lr"] == 0.25
+def continued(
+    before: str, after: str, epochs: int, lr: float = 1.0, losses: float = 1.0, **changes: Any
+) -> tuple[float, float]:
+    """Rates after some epochs: of a run continued there with another policy or rate, and one that always had them."""
+    arguments: dict[str, Any] = {"n_epochs": 3, "n_epochs_decay": 2, "epoch_count": 1, "lr_decay_iters": 2}
+    found = []
+    for first, rate, changed in ((before, 1.0, {}), (after, lr, changes), (after, lr, changes)):
+        group = {"params": [torch.zeros(1, requires_grad=True)], "lr": rate, "initial_lr": rate}
+        optimizer = SGD([group])
+        scheduler = make_scheduler(optimizer, first, **(arguments | changed))
+        found.append((optimizer, scheduler))
+    (old, old_schedule), (again, again_schedule), (always, always_schedule) = found
+    for _ in range(epochs):
+        end_epoch(old_schedule, losses)
+        end_epoch(always_schedule, losses)
+    saved = old.state_dict()
+    load_optimizer(again, saved)
+    load_scheduler(again_schedule, old_schedule.state_dict(), saved["param_groups"])
+    now, as_always = again.param_groups[0]["lr"], always.param_groups[0]["lr"]
+    for one in (again_schedule, always_schedule):
+        end_epoch(one, losses)
+    assert (again.param_groups[0]["lr"] == always.param_groups[0]["lr"]) == (now == as_always)
+    return now, as_always
+
+
+@pytest.mark.parametrize("policy", ["linear", "step", "cosine", "none"])
+@pytest.mark.parametrize("before", ["linear", "plateau"])
+def test_a_continued_run_goes_by_its_new_rate_and_policy(before: str, policy: str) -> None:
+    now, as_always = continued(before, policy, 3, lr=0.25)
+    assert now == as_always
+    now, as_always = continued(policy, policy, 4, lr=0.25, n_epochs=9, lr_decay_iters=3)
+    assert now == as_always
+
+
+def test_a_continued_plateau_keeps_what_it_has_seen_and_takes_a_new_rate() -> None:
+    assert continued("plateau", "plateau", 8) == pytest.approx((0.2, 0.2))
+    assert continued("plateau", "plateau", 8, lr=0.25) == pytest.approx((0.05, 0.05))
+    assert continued("linear", "plateau", 5, lr=0.5)[0] == 0.5  # where linear has come to nothing
 
 
 def test_unknown_policy() -> None:

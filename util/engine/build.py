@@ -201,7 +201,11 @@ def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
         own = {"momentum": opt.momentum, "nesterov": opt.nesterov}
     make = partial(OPTIMIZERS[opt.optimizer], lr=opt.lr, weight_decay=opt.weight_decay, **own)
     trained = {
-        name: [{"params": found, "lr": opt.lr * factor} for found, factor in model.parameter_groups(name) if found]
+        name: [
+            {"params": found, "lr": opt.lr * factor, "initial_lr": opt.lr * factor}
+            for found, factor in model.parameter_groups(name)
+            if found
+        ]
         for name in model.nets
     }
     # One kernel for all weights; on a GPU it also leaves a step out on the word of `LateCheck`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -34,3 +34,26 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": uncompiled(AdamW),
     "sgd": uncompiled(SGD),
 }
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Continue from an optimiser's `state_dict`: its moments, with the settings that this optimiser was made with.
+
+    PyTorch's own loading brings the saved settings back, and with them whether the step is fused: a run continued with
+    other options, or on another device, would go by the old ones.
+
+    Raises:
+        ValueError: an optimiser of another kind, or of other groups, was saved.
+    """
+    saved, own = state["param_groups"], optimizer.param_groups
+    for name, kinds in (("betas", "adam or adamw"), ("momentum", "sgd")):
+        if name in saved[0] and name not in own[0]:
+            other = type(optimizer).__name__.lower()
+            raise ValueError(
+                f"it was trained with --optimizer {kinds}, whose moments --optimizer {other} cannot go on with"
+            )
+    if len(saved) != len(own):
+        raise ValueError(f"it has {len(saved)} groups of weights and the network has {len(own)}")
+    kept = [{key: value for key, value in group.items() if key != "params"} for group in own]
+    groups = [{**before, **mine} for before, mine in zip(saved, kept, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from util import ranks
 from util.checkpoint import CheckpointError
+from util.engine.optimizers import load_optimizer
 from util.engine.schedule import load_scheduler
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         for name, net in trainer.model.nets.items():
             net.load_state_dict(state["nets"][name])
         for name, optimizer in trainer.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        for name, scheduler in trainer.schedulers.items():
-            load_scheduler(scheduler, state["schedulers"][name])
+            saved = state["optimizers"][name]
+            load_optimizer(optimizer, saved)
+            load_scheduler(trainer.schedulers[name], state["schedulers"][name], saved["param_groups"])
         trainer.precision.scaler.load_state_dict(state["scaler"])
         trainer.average.load(state.get("average"))
         trainer.model.load_extra_state(state["model"])

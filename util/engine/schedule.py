@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+# What a plateau schedule has seen; the rest of its state are the options of the command.
+_SEEN = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 @dataclass(frozen=True)
@@ -42,28 +46,29 @@ def make_scheduler(
 
     Args:
         policy: linear (constant for n_epochs, then straight to zero one epoch after the last), step (times gamma
-            every lr_decay_iters epochs), plateau (falls after epochs without a lower loss), cosine (over n_epochs),
-            none (constant).
+            every lr_decay_iters epochs), plateau (falls after epochs without a lower loss), cosine (to zero at the end
+            of all epochs), none (constant).
         epoch_count: number of the first epoch.
         plateau: a fifth after 5 epochs, as CUT's, unless given.
 
     Raises:
         ValueError: an unknown policy.
     """
-    if policy == "linear":
-        return LambdaLR(optimizer, lambda done: linear_factor(done + epoch_count, n_epochs, n_epochs_decay))
-    if policy == "step":
-        return StepLR(optimizer, lr_decay_iters, gamma=gamma)
     if policy == "plateau":
         how = plateau or Plateau()
         return ReduceLROnPlateau(
             optimizer, factor=how.factor, threshold=how.threshold, patience=how.patience, min_lr=how.min_lr
         )
-    if policy == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=max(1, n_epochs))
-    if policy == "none":
-        return LambdaLR(optimizer, lambda done: 1.0)
-    raise ValueError(f"--lr_policy {policy}: choose one of linear, step, plateau, cosine, none")
+    factors = {
+        "linear": lambda done: linear_factor(done + epoch_count, n_epochs, n_epochs_decay),
+        "step": lambda done: gamma ** (done // lr_decay_iters),
+        # CUT's ends after n_epochs and rises again from there; without epochs of decay the two are one.
+        "cosine": lambda done: (1 + math.cos(math.pi * done / max(1, n_epochs + n_epochs_decay))) / 2,
+        "none": lambda done: 1.0,
+    }
+    if policy not in factors:
+        raise ValueError(f"--lr_policy {policy}: choose one of linear, step, plateau, cosine, none")
+    return LambdaLR(optimizer, factors[policy])
 
 
 def linear_factor(epoch: int, n_epochs: int, n_epochs_decay: int) -> float:
@@ -82,18 +87,27 @@ def end_epoch(scheduler: LRScheduler, loss: float) -> None:
             scheduler.step()
 
 
-def load_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
-    """Restore a scheduler, after its optimiser.
+def load_scheduler(scheduler: LRScheduler, state: Mapping[str, Any], saved: Sequence[Mapping[str, Any]]) -> None:
+    """Restore a scheduler, after its optimiser. The options of this command hold, also where they have changed.
 
-    A linear or constant one then goes by the options of this command, not by those it was saved with: a run that
-    ended with a rate of zero can be made longer. The others depend on their past.
+    A run that ended with a rate of zero can so be made longer, and a rate or a policy be changed on the way.
+
+    Args:
+        saved: the optimiser's groups of parameters as they were saved.
     """
-    if not isinstance(scheduler, LambdaLR):
-        scheduler.load_state_dict(dict(state))
-        return
-    first_rates = list(scheduler.base_lrs)
-    scheduler.load_state_dict(dict(state))
-    scheduler.base_lrs = first_rates
-    rates = [r * factor(scheduler.last_epoch) for r, factor in zip(first_rates, scheduler.lr_lambdas, strict=True)]
-    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+    groups = scheduler.optimizer.param_groups
+    if isinstance(scheduler, LambdaLR):
+        done, factors = int(state["last_epoch"]), scheduler.lr_lambdas
+        rates = [first * factor(done) for first, factor in zip(scheduler.base_lrs, factors, strict=True)]
+        moved = {"last_epoch": done, "_step_count": done + 1, "_last_lr": rates}
+        scheduler.load_state_dict({**scheduler.state_dict(), **moved})
+    elif "num_bad_epochs" in state:  # how far a plateau has let the rate fall is its past
+        scheduler.load_state_dict({name: state[name] for name in _SEEN})
+        rates = [
+            before["lr"] * (group["initial_lr"] / before.get("initial_lr", group["initial_lr"]))
+            for group, before in zip(groups, saved, strict=True)
+        ]
+    else:
+        rates = [group["initial_lr"] for group in groups]
+    for group, rate in zip(groups, rates, strict=True):
         group["lr"] = rate
