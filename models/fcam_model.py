@@ -126,6 +126,8 @@ class FcamModel(Model[FcamState]):
         self.classifier.load_state_dict(trained.state_dict())
 
     def check_data(self, labels: Sequence[int]) -> None:
+        if self.keeps_best and self._run.data.dataset_mode != "wsol":
+            raise OptionError("--select best_loc: only --dataset_mode wsol reads boxes and masks")
         known: int = self.classifier.net.num_classes  # type: ignore[assignment]
         if max(labels, default=-1) >= known:
             raise OptionError(

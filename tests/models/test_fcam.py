@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ from options.parse import train_options
 from options.schema import OptionError
 from tests.conftest import tiny_flags
 from tests.models.fcam_bench import CUTCAM, JUDGE, SMALL, STD_CL, classifier_run, write_run
-from util.checkpoint import CheckpointError
+from util.checkpoint import CheckpointError, load_state
 from util.metrics.wsol import Truth
 from util.seeding import StepInfo
 
@@ -237,9 +237,9 @@ def test_grey_images_go_to_a_classifier_of_grey_images(bench: BenchMaker) -> Non
 # --- truth of a data set with boxes
 
 
-def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(
-    train_run: Trained, data: DataMaker, tmp_path: Path
-) -> None:
+@pytest.fixture
+def masked(data: DataMaker, tmp_path: Path) -> Path:
+    """Images whose bright parts are their masks."""
     root = tmp_path / "with masks"
     shutil.copytree(data(count=(12, 4)), root)
     (root / "masks_train").mkdir()
@@ -247,8 +247,14 @@ def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(
         picture = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         assert picture is not None
         cv2.imwrite(str(root / "masks_train" / file.name), np.where(picture > 120, 255, 0).astype(np.uint8))
-    own = ("--dataset_mode", "wsol", "--val_share", 0.34, "--train_truth", "--select", "best_loc", "--n_epochs", 2)
-    run = train_run("masks", root, *flags(*own, "--batch_size", 4))
+    return root
+
+
+BEST_LOC = ("--dataset_mode", "wsol", "--val_share", 0.34, "--train_truth", "--select", "best_loc", "--n_epochs", 2)
+
+
+def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(train_run: Trained, masked: Path) -> None:
+    run = train_run("masks", masked, *flags(*BEST_LOC, "--batch_size", 4))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert {"seed_fg", "seed_bg", "cut", "fg_area"} <= set(log[0])
     measured = [line for line in log if "val_PxAP" in line]
@@ -256,6 +262,34 @@ def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(
     assert {"val_PxAP_CAM", "val_seed_fg"} <= set(measured[0])
     best = max(measured, key=lambda line: line["val_loc"])
     assert json.loads((run / "best_facts.json").read_text())["val_loc"] == pytest.approx(best["val_loc"])
+
+
+def test_the_weights_that_were_measured_best_are_exported(
+    train_run: Trained, masked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are averages over steps; training goes on with others, which are neither measured nor exported."""
+    measured: list[dict[str, torch.Tensor]] = []
+    validate = FcamModel.validate
+
+    def falling(model: FcamModel, *given: Any) -> dict[str, float]:
+        measured.append({key: value.clone() for key, value in model.decoder.state_dict().items()})
+        return validate(model, *given) | {"val_loc": -float(len(measured))}
+
+    monkeypatch.setattr(FcamModel, "validate", falling)
+    run = train_run("masks", masked, *flags(*BEST_LOC, "--batch_size", 4))
+    assert len(measured) == 2
+    for label in ("best", "latest"):
+        weights = torch.load(run / f"{label}_net_S.pth", weights_only=True)
+        torch.testing.assert_close(weights, measured[0], rtol=0, atol=0)
+    state = load_state(run / "latest_state.pt")
+    torch.testing.assert_close(state["average"]["averages"]["S"], measured[1], rtol=0, atol=0)
+    key = next(name for name, value in measured[1].items() if value.is_floating_point())
+    assert not torch.equal(state["nets"]["S"][key], measured[1][key])
+
+
+def test_the_best_epoch_needs_data_with_truth(bench: BenchMaker) -> None:
+    with pytest.raises(OptionError, match="--select best_loc: only --dataset_mode wsol reads boxes and masks"):
+        bench(*flags("--select", "best_loc"))
 
 
 # --- defaults and mistakes

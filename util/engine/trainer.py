@@ -171,6 +171,7 @@ class Trainer:
         """The best weights become the run's, where early stopping has kept them."""
         if not self.early_stopping.restore(self.model):
             return
+        self.average.restart()  # what was kept are the averages of the best epoch
         self._say(self.early_stopping.describe())
         with self.disk.sparing(must=True):
             if ranks.is_first():
@@ -181,7 +182,8 @@ class Trainer:
     def _run_epoch(self, bar: tqdm[Any], stop: StopRequest) -> bool:
         started, epoch, first_step = time.monotonic(), self.position.epoch, self.position.step_in_epoch
         if first_step == 0:
-            self.model.begin_epoch(self._info(), self._read_source)
+            with self.average.applied():  # pseudo-labels are given by the weights that will be exported
+                self.model.begin_epoch(self._info(), self._read_source)
             self._tell()
         self.sampler.set_epoch(epoch, first_step)
         for batch, waited in self._batches():
@@ -311,10 +313,10 @@ class Trainer:
         held_out: Dataset | None = self.loader.dataset.validation  # type: ignore[attr-defined]
         if held_out is None:
             return {}
-        with torch.no_grad(), self.model.evaluating():
+        with torch.no_grad(), self.average.applied(), self.model.evaluating():  # what is measured is what is exported
             values = self.model.validate(self._info(), self._read_held_out(held_out))
+            better = self.early_stopping.observe(values, moment.epoch, self.model, whole)
         self._tell()
-        better = self.early_stopping.observe(values, moment.epoch, self.model, whole)
         self._scalars(moment, values | self.early_stopping.scalars())
         if better:
             self.export(BEST)
