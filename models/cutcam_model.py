@@ -97,7 +97,7 @@ class CutCamModel(CutModel):
         self.head: ClassHead = nets["C"]  # type: ignore[assignment]
         self.cam_index, self.opt = cam_index, opt
         self.pseudo = PseudoLabels(opt.pseudo_labels, opt.num_classes, opt.pseudo_every, seed)
-        self.watch = HeadWatch(opt.num_classes, opt.collapse_window, opt.on_collapse == "stop")
+        self.watch = HeadWatch(opt.num_classes, opt.collapse_window, opt.on_collapse == "stop", opt.label_smoothing)
         self.cap = GradientCap(opt.cam_grad_cap if self.lambda_NCE > 0 else 0.0)
         self.bank = MapBank(opt.cam_norm, opt.cam_eps, opt.cam_tau, opt.nce_T)
         self._all_labelled = False

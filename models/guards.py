@@ -26,9 +26,12 @@ class CollapseGuard:
     Args:
         num_classes: K.
         window: steps remembered, and steps needed before judging.
+        label_smoothing: of the loss that the head learns by. It asks for a share of this on all classes, also of a head
+            that knows one class only; this share is taken out before the classes are counted.
     """
 
-    def __init__(self, num_classes: int, window: int) -> None:
+    def __init__(self, num_classes: int, window: int, label_smoothing: float = 0.0) -> None:
+        self._smoothing = label_smoothing
         self._predicted = torch.zeros(window, num_classes)
         self._true = torch.zeros(window, num_classes)
         self._seen = 0
@@ -42,7 +45,9 @@ class CollapseGuard:
         """
         known = torch.nn.functional.one_hot(labels.clamp_min(0), probabilities.shape[1])
         true = (known * (labels >= 0)[:, None]).float().mean(0)
-        both = ranks.mean_over_ranks(torch.stack([probabilities.detach().float().mean(0), true]))
+        smoothed = probabilities.detach().float().mean(0)
+        meant = (smoothed - self._smoothing / len(smoothed)).clamp_min(0)
+        both = ranks.mean_over_ranks(torch.stack([meant / meant.sum(), true]))
         if not bool(torch.isfinite(both).all()):  # a step that will be skipped must leave no trace
             return
         row = self._seen % len(self._predicted)
@@ -57,7 +62,7 @@ class CollapseGuard:
 
     @property
     def shares(self) -> Tensor:
-        """(K,) mean probability of each class in the window; NaN before the first step."""
+        """(K,) mean share of each class in the window, without the loss's smoothing; NaN before the first step."""
         return self._predicted[: min(self._seen, len(self._predicted))].mean(0)
 
     @property

@@ -25,13 +25,14 @@ class HeadWatch:
         num_classes: K of the head.
         window: steps that a judgement of collapse looks back on.
         stop: end the run at a collapse, instead of going on without the terms that need the head.
+        label_smoothing: of the loss that the head learns by.
 
     Attributes:
         collapsed: the head has been found collapsed; stays so.
     """
 
-    def __init__(self, num_classes: int, window: int, stop: bool) -> None:
-        self.guard, self.memory = CollapseGuard(num_classes, window), MapMemory()
+    def __init__(self, num_classes: int, window: int, stop: bool, label_smoothing: float = 0.0) -> None:
+        self.guard, self.memory = CollapseGuard(num_classes, window, label_smoothing), MapMemory()
         self.collapsed = False
         self._alarm, self._window, self._stop = EpochAlarm(), window, stop
 

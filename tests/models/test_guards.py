@@ -57,6 +57,24 @@ def test_a_head_is_right_to_say_one_class_where_the_labels_do(labels: list[int],
     assert guard.collapsed == collapsed
 
 
+@pytest.mark.parametrize("classes", [2, 4, 7, 20])
+def test_the_smoothing_of_the_loss_hides_no_collapse(classes: int) -> None:
+    """A head that knows one class only learns to say it with 1 - s + s / K: 1.56 effective classes at s 0.1 and K 7."""
+    settled = torch.full((2, classes), 0.1 / classes)
+    settled[:, 0] += 0.9
+    hidden, seen = CollapseGuard(classes, window=2), CollapseGuard(classes, window=2, label_smoothing=0.1)
+    for _ in range(2):
+        hidden.watch(settled, UNKNOWN)
+        seen.watch(settled, UNKNOWN)
+    assert seen.collapsed
+    assert seen.effective == pytest.approx(1, abs=1e-4)
+    assert (hidden.effective > COLLAPSED) == (classes > 5)
+    even_handed = CollapseGuard(classes, window=2, label_smoothing=0.1)
+    for _ in range(2):
+        even_handed.watch(torch.full((2, classes), 1 / classes), UNKNOWN)
+    assert even_handed.effective == pytest.approx(classes, rel=1e-4)
+
+
 def test_the_threshold_is_in_effective_classes() -> None:
     for share, collapsed in ((0.95, True), (0.80, False)):
         row = torch.tensor([[share, 1 - share]])
