@@ -39,8 +39,10 @@ LSE_SHARPNESS = 5.0
 TOPK_FRACTION = 0.05
 # Share of the newest step in the running statistics, once more steps than its inverse were seen.
 STATISTICS_RATE = 0.01
-# Steps before which spreads are too uncertain to divide by.
+# Steps before which spreads are too uncertain to divide by, and steps over which they then come to count in full. Where
+# they counted at once, logits grew tenfold from one step to the next, and with them the gradient on G's encoder.
 STATISTICS_WARM_UP = 32
+STATISTICS_FADE = 64
 STATISTICS_EPS = 1e-5
 
 
@@ -152,9 +154,8 @@ class ClassHead(nn.Module):
         weight, _ = _parameters(self.classify, frozen)
         if not self.standardise:
             return weight
-        warm = self.steps_seen >= STATISTICS_WARM_UP
-        spread: Tensor = torch.where(warm, (self.pooled_var + STATISTICS_EPS).sqrt(), 1.0)
-        return weight / spread
+        share = ((self.steps_seen - STATISTICS_WARM_UP + 1) / STATISTICS_FADE).clamp(0, 1)
+        return weight / (self.pooled_var + STATISTICS_EPS) ** (0.5 * share)
 
     @torch.no_grad()
     def update_statistics(self, hidden: Tensor) -> None:

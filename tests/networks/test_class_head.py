@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.networks import ClassHead, ResnetGenerator, build_generator, init_weights
-from models.networks.class_head import LSE_SHARPNESS
+from models.networks.class_head import LSE_SHARPNESS, STATISTICS_FADE, STATISTICS_WARM_UP
 
 
 def head_and_feature(
@@ -134,6 +135,20 @@ def test_frozen_switches_dropout_off() -> None:
     assert not torch.equal(head(feature), head(feature))
     assert torch.equal(head(feature, frozen=True), head(feature, frozen=True))
     torch.testing.assert_close(head(feature, frozen=True), copy.deepcopy(head).eval()(feature))
+
+
+def test_spreads_come_to_count_step_by_step() -> None:
+    """From one step to the next no logit may jump, however little the images differ."""
+    head = ClassHead(3, 2, standardise=True)
+    draws = torch.Generator().manual_seed(0)
+    sizes = []
+    for _ in range(STATISTICS_WARM_UP + STATISTICS_FADE + 20):
+        head.update_statistics(5 + 0.01 * torch.randn(8, 3, 2, 2, generator=draws))
+        sizes.append(float((head.effective_weight(frozen=True) / head.classify.weight.detach()).mean()))
+    assert sizes[: STATISTICS_WARM_UP - 1] == [1.0] * (STATISTICS_WARM_UP - 1)
+    assert all(1 / 1.15 < after / before < 1.15 for before, after in itertools.pairwise(sizes))
+    assert sizes[-1] == pytest.approx(float((1 / (head.pooled_var + 1e-5).sqrt()).mean()), rel=1e-5)
+    assert sizes[-1] > 100
 
 
 def test_border_is_what_a_cropped_feature_gives() -> None:
