@@ -71,11 +71,14 @@ class Batch:
     waiting: tuple[WaitingBatch, ...] = ()  # as in Sample
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on a device, which makes the images that wait; raises as `collate` does."""
+        """The same batch with its tensors on a device, which makes the images that wait; raises as `collate` does.
+
+        `index` stays where it is: it names random draws, which the host makes, and reading it from a GPU would wait.
+        """
         moved: dict[str, Any] = {
             item.name: value.to(device, non_blocking=True)
             for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
+            if item.name != "index" and isinstance(value := getattr(self, item.name), Tensor)
         }
         moved |= {side: _stacked(side, one.images(device)) for side, one in zip("AB", self.waiting, strict=False)}
         if len(self.waiting) == 2:

@@ -102,10 +102,13 @@ def from_first(value: Tensor) -> Tensor:
     return value
 
 
-def average_gradients(parameters: Iterable[Tensor]) -> None:
+def average_gradients(parameters: Iterable[Tensor], beside: Tensor | None = None) -> None:
     """Replace every gradient by its mean over ranks, in one flat message per dtype.
 
     Parameters without a gradient are skipped: they have none on any rank, since all ranks run the same graph.
+
+    Args:
+        beside: a number () on the gradients' device that becomes its sum over all ranks; it travels in the first message.
     """
     if world_size() == 1:
         return
@@ -114,8 +117,15 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         if parameter.grad is not None:
             by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
     for gradients in by_dtype.values():
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parts = [gradient.reshape(-1) for gradient in gradients]
+        if beside is not None:
+            parts.append(beside.detach().reshape(1).to(parts[0].dtype))
+        flat = torch.cat(parts)
         dist.all_reduce(flat)
+        if beside is not None:
+            flat, total = torch.split(flat, [len(flat) - 1, 1])
+            beside.detach().copy_(total[0])
+            beside = None
         flat /= world_size()
         for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))

@@ -216,24 +216,6 @@ def top_mass(cam: Tensor, share: float = 0.05) -> Tensor:
     return mass.topk(max(1, round(share * mass.shape[1])), dim=1).values.sum(dim=1)
 
 
-def energy_share(cam: Tensor, mask: Tensor) -> Tensor:
-    """Share of the rectified map's sum inside a mask, (N,H,W) -> (N,).
-
-    The energy-based pointing game of Wang et al. 2020 (Score-CAM, section 4.3).
-
-    Args:
-        cam: (N,H,W).
-        mask: (N,H,W), bool or in [0,1]. A dead map gives the mask's share of the area.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if cam.shape != mask.shape:
-        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not fit maps of {tuple(cam.shape)}: resize the map")
-    mass = _mass(cam)
-    return (mass * mask.flatten(1).to(mass.dtype)).sum(dim=1)
-
-
 def effective_classes(probabilities: Tensor) -> Tensor:
     """How many classes a window of predictions uses: exp of its marginal entropy, (M,K) -> scalar in [1,K].
 

@@ -205,10 +205,6 @@ def test_statistics_of_flat_dead_and_peaked_maps() -> None:
     assert cf.entropy(cam).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-6)
     assert cf.std_over_mean(cam).tolist() == pytest.approx([0.0, 0.0, math.sqrt(99)], abs=1e-5)
     assert cf.top_mass(cam).tolist() == pytest.approx([0.05, 0.05, 1.0], abs=1e-6)
-    mask = torch.zeros(3, 10, 10)
-    mask[:, :5] = 1.0
-    assert cf.energy_share(cam, mask).tolist() == pytest.approx([0.5, 0.5, 1.0], abs=1e-6)
-    assert cf.energy_share(cam, mask == 0)[2].item() == 0
 
 
 def test_statistics_by_hand() -> None:
@@ -231,8 +227,6 @@ def test_statistics_ignore_scale_and_carry_no_gradient() -> None:
 def test_statistics_refuse_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"\(0, 1\]"):
         cf.top_mass(SMALL, 0.0)
-    with pytest.raises(ValueError, match="mask"):
-        cf.energy_share(SMALL, torch.ones(1, 4, 4))
 
 
 def test_effective_classes() -> None:

@@ -34,6 +34,7 @@ from tests.models.fcam_bench import JUDGE, SMALL, classifier_run
 from tests.processes import as_ranks, meet_at, meeting_places
 from util import ranks
 from util.checkpoint import load_state
+from util.engine.late import LateCheck
 from util.engine.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -190,6 +191,19 @@ def messages(rank: int) -> None:
         assert parameter.grad.dtype == parameter.dtype
         assert bool((parameter.grad == (number + 1) * mean).all())
     assert parameters[3].grad is None
+    once = [parameter.grad for parameter in parameters[:3] if parameter.grad is not None]
+    beside = torch.tensor(float(rank == 1))
+    ranks.average_gradients(parameters, beside)
+    assert all(bool((grad == (number + 1) * mean).all()) for number, grad in enumerate(once))
+    assert beside == 1
+
+    late, (first, second) = LateCheck(torch.device("cpu")), torch.ones(2, 3).requires_grad_().split(1)
+    weight = torch.zeros(2, 3, requires_grad=True)
+    late.see([first.sum() / (0 if rank == 1 else 1)])  # a loss of one rank alone
+    weight.grad = torch.ones_like(weight)
+    late.average([weight])
+    late.note(None, 1, 1, {})  # type: ignore[arg-type]
+    assert late.overdue() is not None  # on every rank
 
     stop = StopRequest()
     assert not stop.agreed()

@@ -64,10 +64,19 @@ class LateCheck:
 
     @torch.no_grad()
     def see(self, values: Sequence[Tensor]) -> None:
-        """Remember whether one of the values, on any rank, is not finite."""
+        """Remember whether one of the values is not finite; other ranks hear of it by `average`."""
         total = torch.stack([value.detach().sum().float() for value in values]).sum()
-        bad = (~torch.isfinite(total)).float()
-        torch.maximum(self._bad, ranks.sum_over_ranks(bad).clamp(max=1), out=self._bad)
+        torch.maximum(self._bad, (~torch.isfinite(total)).float(), out=self._bad)
+
+    @torch.no_grad()
+    def average(self, parameters: Sequence[Tensor]) -> None:
+        """`ranks.average_gradients`, and what any rank has seen so far, in the same message; then see the gradients.
+
+        Averages are the same on all ranks, and so is then what is seen of them.
+        """
+        ranks.average_gradients(parameters, self._bad)
+        self._bad.clamp_(max=1)
+        self.see([p.grad for p in parameters if p.grad is not None])
 
     def guard(self, optimizer: Optimizer) -> None:
         """Let the optimiser's next step change nothing where something was not finite."""

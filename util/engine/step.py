@@ -141,11 +141,12 @@ class _Work:
         if phase.name not in self._reached:
             return
         trained = self._trained(phase)
-        ranks.average_gradients(trained)
         if self._late is not None:
-            self._late.see([p.grad for p in trained if p.grad is not None])
-        elif not self._precision.scaler.is_enabled():  # the scaler's own remedy is to skip and lower the loss scale
-            check_gradients(phase.name, trained, self._terms[phase.name])
+            self._late.average(trained)
+        else:
+            ranks.average_gradients(trained)
+            if not self._precision.scaler.is_enabled():  # the scaler's own remedy is to skip and lower the loss scale
+                check_gradients(phase.name, trained, self._terms[phase.name])
         for optimizer in self._of(phase):
             if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
                 if self._late is not None:
