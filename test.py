@@ -5,19 +5,17 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from data.images import ImageError
-from data.single_dataset import SingleDataset, WholeImage
+from data.single_dataset import SingleDataset
 from models import load_trained
 from options.groups import Given, Inference
 from options.parse import extra, inference_options
 from scripts.explaining.given import translate_given
 from scripts.explaining.places import check_output
 from scripts.explaining.sizes import say_sizes
-from scripts.explaining.translation import read_target
+from scripts.explaining.translation import read_target, translate_group
 from util.engine.build import choose_device, pace, progress, writing_threads
-from util.engine.inference import by_size, noise_key, translate_images
+from util.engine.inference import by_size
 from util.errors import exit_code, printable
 from util.sharing import as_one, in_order, is_first, mine
 from util.visual.results import Results, Stored
@@ -42,14 +40,9 @@ def main() -> int:
     share, done = mine(len(dataset)), []
     found = dataset.images(speed.processes, partial(read_target, targets, run, dataset.target), share)
     images = say_sizes(found, run, model.size_multiple)
-
-    def translate(group: list[WholeImage]) -> list[Tensor]:
-        samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
-        noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
-        return translate_images(model, samples, sizes, speed.amp, noise)
-
+    translated = by_size(images, partial(translate_group, model, run, speed.amp), speed.together)
     with results:
-        for whole, fake in progress(by_size(images, translate, speed.together), len(share), run.log.quiet):
+        for whole, fake in progress(translated, len(share), run.log.quiet):
             pictures: dict[str, Stored] = {"real_A": (whole.image, dataset.source), "fake_B": (fake, dataset.target)}
             if isinstance(whole.beside, ImageError):
                 left_out[whole.sample.file_A] = str(whole.beside)

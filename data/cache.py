@@ -27,6 +27,7 @@ import PIL
 from data.decoders import Raw, read_raw
 from util.errors import UserError
 from util.files import check_writable, write_atomic
+from util.forks import start_method
 
 # Raise the first number when `read_raw` comes to return other values for a file.
 DECODER = f"1 opencv {cv2.__version__} pillow {PIL.__version__}"
@@ -91,9 +92,10 @@ class RamCache(PixelCache):
 
     def __init__(self, files: Sequence[Path], most: int, tells: bool = True) -> None:
         super().__init__(tells)
-        if sys.platform == "win32" or multiprocessing.get_start_method() != "fork":
+        if (method := start_method()) != "fork":
             raise CacheError(
-                "--cache ram: needs a system whose processes begin as forks of each other (Linux); use --cache disk"
+                f"--cache ram: needs processes that begin as forks of each other, as on Linux; on {sys.platform} they "
+                f"begin by {method}; use --cache disk"
             )
         self._slots = {os.path.abspath(file): number for number, file in enumerate(dict.fromkeys(files))}
         self._most = most
@@ -106,7 +108,7 @@ class RamCache(PixelCache):
             ) from error
         numbers = np.frombuffer(table, np.int64)
         self._state, self._table = numbers[:2], numbers[2:].reshape(-1, _ROW)  # bytes in use, whether it is full
-        self._lock = multiprocessing.Lock()
+        self._lock = multiprocessing.get_context(method).Lock()
 
     @property
     def used(self) -> int:
@@ -169,8 +171,8 @@ class DiskCache(PixelCache):
         super().__init__(tells)
         check_writable(folder, "--cache_dir")
         self.folder, self._most = folder, most
-        self._used = multiprocessing.Value("q", 0)
-        self._closed = multiprocessing.Value("b", 0)
+        processes = multiprocessing.get_context(start_method())
+        self._used, self._closed = processes.Value("q", 0), processes.Value("b", 0)
         self._believed: set[str] = set()  # checksums are compared once by each process
 
     def file_of(self, path: str | os.PathLike[str]) -> Path:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -43,6 +43,7 @@ from data.domain import (
     open_domain,
     part_of,
     preprocess_from,
+    without,
 )
 from data.imagenette import IMAGENETTE, has_training, how_to_get, imagenette_root
 from data.sampler import SampleKey
@@ -55,6 +56,8 @@ from util.seeding import generator, key
 if TYPE_CHECKING:
     from data.images import DomainFormat
     from options.parse import RunOptions
+
+Kind = TypeVar("Kind", bound="ClassesDataset")
 
 MOST_HELD = 0.9  # of the training images
 _CODES = {name: code for code, name in IMAGENETTE.items()}
@@ -177,20 +180,26 @@ class ClassesDataset(Dataset):
             train = everything
         if kept:
             train = _kept_domain(run, folder, everything, [root / name for name in kept["source"]])
-            held = part_of(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
-        train, held = cached(run, train, held)
-        preprocess = preprocess_from(run, size_multiple)
+            held = without(held, train.files)
         if ranks.is_first():
             which = histogram(held.labels, held.class_names) or "--val_share of each class is less than one"
             print(f"held out for validation: {len(held.files)} images ({which})")
-        validation = cls(held, root, preprocess, seed=seed) if held.files else None
+        return cls._of_domains(run, train, held, [*bad, *more], size_multiple)
+
+    @classmethod
+    def _of_domains(
+        cls: type[Kind], run: RunOptions, train: Domain, held: Domain, bad_images: Sequence[str], size_multiple: int
+    ) -> Kind:
+        """Both with the run's cache, the held-out ones in `validation` where there are any."""
+        train, held = cached(run, train, held)
+        root, seed, preprocess = Path(run.data.dataroot), run.experiment.seed, preprocess_from(run, size_multiple)
         return cls(
             train,
             root,
             preprocess,
             seed=seed,
-            validation=validation,
-            bad_images=[*bad, *more],
+            validation=cls(held, root, preprocess, seed=seed) if held.files else None,
+            bad_images=bad_images,
             on_device=run.data.augment_on_device,
         )
 

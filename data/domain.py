@@ -217,6 +217,12 @@ def part_of(domain: Domain, numbers: Sequence[int]) -> Domain:
     )
 
 
+def without(domain: Domain, files: Sequence[Path]) -> Domain:
+    """The domain without those of its files that are among these."""
+    left_out = set(files)
+    return part_of(domain, [number for number, file in enumerate(domain.files) if file not in left_out])
+
+
 def _rule(window: str) -> WindowRule:
     try:
         return parse_window(window)

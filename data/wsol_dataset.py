@@ -21,7 +21,16 @@ from data.annotations import TARGET_LEVEL, Rectangle, read_boxes
 from data.base import DATASETS, Batch, DataError, Sample
 from data.checkup import BadImage, Checkup, at_equal_distances, look_at, require_usable, say_skipped
 from data.classes_dataset import MOST_HELD, ClassesDataset, ClassesOptions, hold_out
-from data.domain import Domain, cached, check_classes, load_classes, load_formats, open_domain, part_of, preprocess_from
+from data.domain import (
+    Domain,
+    check_classes,
+    load_classes,
+    load_formats,
+    open_domain,
+    part_of,
+    preprocess_from,
+    without,
+)
 from data.images import DomainFormat, image_size, read_raw
 from data.sampler import SampleKey
 from data.wsol_splits import FOLDERS, IDS, LABELS, SplitTruth, how_to_prepare, read_split, split_folder
@@ -141,24 +150,12 @@ class WsolDataset(ClassesDataset):
             share = min(options.val_size / len(names), MOST_HELD) if options.val_size else options.val_share
             held = part_of(whole, hold_out(names, whole.labels, share, seed))
             if kept:
-                held = part_of(held, [n for n, file in enumerate(held.files) if file not in set(train.files)])
+                held = without(held, train.files)
             else:
-                mine = set(held.files)
-                train = part_of(train, [n for n, file in enumerate(train.files) if file not in mine])
-        train, held = cached(run, train, held)
-        root, preprocess = Path(run.data.dataroot), preprocess_from(run, size_multiple)
+                train = without(train, held.files)
         if ranks.is_first():
             print(f"held out for validation: {len(held.files)} images of {val or folder}")
-        validation = cls(held, root, preprocess, seed=seed) if held.files else None
-        return cls(
-            train,
-            root,
-            preprocess,
-            seed=seed,
-            validation=validation,
-            bad_images=[*bad, *more],
-            on_device=run.data.augment_on_device,
-        )
+        return cls._of_domains(run, train, held, [*bad, *more], size_multiple)
 
     @classmethod
     def for_phase(cls, run: RunOptions, phase: str, size_multiple: int = 1) -> WsolDataset:

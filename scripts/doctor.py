@@ -31,7 +31,7 @@ from scripts.doctoring.folders import examine
 from scripts.doctoring.pace import Pace, measure
 from scripts.doctoring.report import Report
 from util.engine.build import choose_device
-from util.errors import UserError, exit_code
+from util.errors import UserError, exit_code, line_of
 from util.visual.progress import duration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,18 +96,38 @@ def _flag(name: str, value: str | None) -> list[str]:
 
 
 def _with_pace(report: Report, run: RunOptions, device: torch.device, words: list[str], steps: int) -> list[str]:
-    """Measure, estimate and choose the batch size; returns the words with it."""
+    """Measure, estimate and choose the batch size; returns the words with it.
+
+    Raises:
+        UserError: what would stop train.py, too little memory included.
+    """
     with contextlib.redirect_stderr(io.StringIO()):  # warnings of the data have been said
-        pace = measure(run, device, steps, run.log.quiet)
+        pace = _measured(run, device, steps)
         if device.type == "cuda" and run.data.batch_size == 1 and "batch_size" not in run.given:
             free = sum(torch.cuda.mem_get_info(device)[:1]) + pace.gpu_bytes
             if pace.gpu_bytes * MOST_BATCH < 0.8 * free:
-                words = [*words, "--batch_size", str(MOST_BATCH)]
-                run = train_options(words)
-                pace = measure(run, device, steps, run.log.quiet)
+                more = [*words, "--batch_size", str(MOST_BATCH)]
+                larger = train_options(more)
+                with contextlib.suppress(_OutOfMemory):  # then the batch stays as it is
+                    pace = _measured(larger, device, steps)
+                    words, run = more, larger
     _say_pace(report, run, device, pace, steps)
     check_disk(report, Path(run.experiment.checkpoints_dir), pace.run_bytes)
     return words
+
+
+class _OutOfMemory(UserError):
+    """The trial steps do not fit into memory."""
+
+
+def _measured(run: RunOptions, device: torch.device, steps: int) -> Pace:
+    try:
+        return measure(run, device, steps, run.log.quiet)
+    except (MemoryError, RuntimeError) as error:
+        line = line_of(error)
+        if line is None:
+            raise
+        raise _OutOfMemory(line) from error
 
 
 def _say_pace(report: Report, run: RunOptions, device: torch.device, pace: Pace, steps: int) -> None:

@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.ranks", 0),
     ("util.seeding", 0),
     ("util.files", 0),
+    ("util.forks", 0),
     ("util.background", 0),
     ("util.errors", 0),
     ("util.sharing", 0),

@@ -309,6 +309,25 @@ def test_a_training_that_was_stopped_is_not_measured(tmp_path: Path) -> None:
         Run(tmp_path, "cut_s1", [], [], 3).finish(stop)
 
 
+def test_a_teacher_that_was_stopped_teaches_nobody(chips: Path, tmp_path: Path) -> None:
+    """A training that SIGTERM ends has status 0 and leaves its latest weights."""
+    stage, started = Stage(tmp_path, "sar", "confirm", TINY, ("cut", "teacher"), (1,), chips), list[list[str]]()
+
+    def start(script: str, *arguments: object) -> None:
+        started.append([script, *map(str, arguments)])
+        folder = stage.runs / bench.TEACHER_RUN
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("latest_state.pt", "latest_net_C.pth", *(["1_net_C.pth"] if len(started) == 2 else [])):
+            (folder / name).touch()
+
+    with pytest.raises(UserError, match="teacher: the training was stopped; the same command goes on"):
+        stage.begin(start)
+    for _ in range(2):
+        stage.begin(start)
+    assert ["--continue_train" in words for words in started] == [False, True]
+    assert all(dict(pairwise(words))["--save_epoch_freq"] == "1" for words in started), "the last epoch is exported"
+
+
 def test_consoles_go_into_files_and_an_end_is_an_end(tmp_path: Path) -> None:
     quiet, console = Quiet(1), tmp_path / "console.txt"
     with pytest.raises(UserError, match=r"make_infrared.py ended with status 2: make_infrared: .*--size 3"):

@@ -9,6 +9,12 @@ from collections.abc import Callable
 # What PyTorch says, in the main process, of one that loads images and has gone.
 _LOST = re.compile(r"DataLoader worker \(pid.*?[0-9]\) (?:is )?(killed by signal: [^.]*|exited unexpectedly)")
 
+# What PyTorch says where memory runs out: its own allocators, and libraries of CUDA that ask for memory themselves.
+_NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+)
+
 
 class UserError(Exception):
     """Something in the command, the data or a checkpoint; the message names it, its value and the remedy."""
@@ -51,7 +57,7 @@ def line_of(error: Exception) -> str | None:
 
 def _is_of_memory(error: Exception) -> bool:
     """Whether the machine or the GPU has too little memory; PyTorch says so in several ways."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _without_worker(message: str) -> str:

@@ -1,7 +1,7 @@
 """`benchmark.py choices`: what one training step of every model, and of CUT with every option, takes beside plain CUT.
 
-Operations and bytes are counts, the same on every machine; times are ratios of medians of interleaved runs. What a step
-does now and then only (R1) is averaged over all steps.
+Operations and bytes are counts, the same on every machine; times, of its CPU, are ratios of medians of interleaved
+runs. What a step does now and then only (R1) is averaged over all steps.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models import MODELS
 from options.parse import train_options
 from scripts.benchmarks.counting import SavedTensors, operations
@@ -25,7 +23,7 @@ from util.engine.ema import WeightAverage
 from util.engine.step import Precision, train_step
 from util.errors import UserError
 
-HELP = "operations, memory and time of a step of every model, and of CUT's options, beside plain CUT"
+HELP = "operations, memory and time of a step of every model, and of CUT's options, beside plain CUT, on the CPU"
 PLAIN = "cut"
 WARM_UP = 2  # rounds
 R1_EVERY = 16  # the default of --r1_every
@@ -85,8 +83,6 @@ class Choice:
         precision, info = Precision("off", self.model.device), self._sizes.info(number)
         train_step(self.model, self._batch, info, self._optimizers, precision)
         self._average.update()
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def counted(self) -> tuple[int, int]:
         """Operations of a step, and the most bytes it holds for backward at any moment."""

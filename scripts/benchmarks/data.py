@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from data import DATASETS
 from data.base import Batch, Dataset
@@ -18,6 +17,7 @@ from data.decoders import read_raw
 from data.sampler import GlobalBatchSampler
 from options.parse import train_options
 from scripts.benchmarks.material import about, add_common, medians, save, where, write_images
+from util.engine.loading import Loader
 from util.errors import UserError
 
 HELP = "images a second of decoding and loading, with each cache, against what a step needs"
@@ -45,8 +45,8 @@ class Feed:
         run = train_options([str(word) for word in words])
         self._dataset: Dataset = DATASETS.get("unaligned").from_options(run)
         self._sampler = GlobalBatchSampler(len(self._dataset), wanted.batch, 0)
-        self._loader: DataLoader[Batch] = DataLoader(
-            self._dataset,  # type: ignore[arg-type]
+        self._loader: Loader[Batch] = Loader(
+            self._dataset,
             batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=self._dataset.collate,

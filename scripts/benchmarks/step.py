@@ -33,7 +33,7 @@ from util.engine.step import Precision, StepResult, train_step
 from util.errors import UserError
 from util.seeding import StepInfo, generator
 
-HELP = "operations, bytes kept for backward and time of one training step, against the published order of passes"
+HELP = "operations, bytes kept for backward and time of one training step (CPU), against the published order of passes"
 
 YARDSTICK = "published"
 FLOP_LIMIT = 1.05  # of the yardstick's operations, averaged over the cycle of the gradient cap

@@ -23,7 +23,7 @@ from scripts.explaining.inputs import Input, choose_inputs
 from scripts.explaining.maps import MapMaker, View, choose_classes, class_target, ranking_of
 from scripts.explaining.sizes import SizeNote
 from scripts.explaining.written import Explained, Writer
-from util.engine.inference import to_image, to_network
+from util.engine.inference import drawing, noise_key, to_image, to_network
 
 # What figures call the thing explained where it is no class.
 EXPLAINED = {"discriminator": "what looks fake", "distance": "difference to input"}
@@ -42,8 +42,8 @@ def explain_generator(run: RunOptions, device: torch.device) -> Path:
     wanted, look = extra(run, Inference), extra(run, Explanation)
     what = look.explain or "head"
     _check(look, wanted, what)
-    model = load_trained(run, device)
-    asked = GeneratorExplainer(model, look, what)
+    model = load_trained(run, device, evaluate=wanted.eval)
+    asked = GeneratorExplainer(model, look, what, run.experiment.seed)
     if what == "discriminator":
         load_discriminator(model, run)
     inputs = choose_inputs(run, model.size_multiple)
@@ -69,16 +69,20 @@ def explain_generator(run: RunOptions, device: torch.device) -> Path:
 class GeneratorExplainer:
     """Asks a part of a translation model about images and their translations.
 
+    Translations are those that test.py writes in the model's mode; explained they are in evaluation mode, in which no
+    method's changed images mix or draw.
+
     Args:
-        model: in evaluation mode, on its device.
+        model: on its device.
         what: "head", "discriminator" or "distance".
+        seed: what dropout draws by, with the image's name.
 
     Attributes:
         names: of the classes, by id.
     """
 
-    def __init__(self, model: Model[Any], look: Explanation, what: str) -> None:
-        self._model, self.look, self._what = model, look, what
+    def __init__(self, model: Model[Any], look: Explanation, what: str, seed: int = 0) -> None:
+        self._model, self.look, self._what, self._seed = model, look, what, seed
         self._subject = subject_of(model, what, look.patches)
         self.maker = MapMaker(self._subject.net, look, self._subject.layer)
         self.names: dict[int, str] = {}
@@ -86,14 +90,24 @@ class GeneratorExplainer:
     def views(self, source: Input) -> Iterator[Explained]:
         """The input, its translation, or both; a head explains the same classes on both."""
         batch, taken = to_network(source.sample, self._model.size_multiple, self._model.device)
-        with torch.no_grad():
-            fake = self._model.translate(batch)
+        fake = self._translated(batch, source.file)
         drawn = {"input": source.image, "translation": to_image(fake, taken, source.size)}
-        classes = self._classes(batch, source.label)
-        for image, seen in (("input", batch), ("translation", fake)):
-            if image in self._subject.images:
-                view = View(seen, taken, source.size)
-                yield self._explained(image, view, drawn[image], batch, classes, source.label)
+        with self._model.evaluating():
+            classes = self._classes(batch, source.label)
+            for image, seen in (("input", batch), ("translation", fake)):
+                if image in self._subject.images:
+                    view = View(seen, taken, source.size)
+                    yield self._explained(image, view, drawn[image], batch, classes, source.label)
+
+    def _translated(self, batch: Tensor, file: Path) -> Tensor:
+        """In the model's mode; what batch norm then learns of the image is undone: the explained network uses it."""
+        nets = [self._model.nets[name] for name in self._model.inference_nets]
+        kept = [(buffer, buffer.clone()) for net in nets for buffer in net.buffers()]
+        with torch.no_grad(), drawing(self._model, [noise_key(self._seed, file)]):
+            fake = self._model.translate(batch)
+            for buffer, before in kept:
+                buffer.copy_(before)
+        return fake
 
     def _classes(self, batch: Tensor, label: int) -> list[int]:
         if self._what != "head":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from data.bad_images import write_list
 from data.base import Sample
@@ -16,18 +17,21 @@ from data.domain import check_classes, load_formats, target_format
 from data.images import DomainFormat
 from data.single_dataset import WholeImage
 from models import load_trained
+from models.base import Model
 from options.groups import Explanation, Given, Inference
 from options.parse import RunOptions, extra
 from options.schema import Group, OptionError, shorten
-from scripts.explaining.inputs import Input, Inputs, given_inputs
+from scripts.explaining.inputs import Inputs, given_inputs
 from scripts.explaining.sizes import say_sizes
-from scripts.explaining.translation import drawings
+from scripts.explaining.translation import drawings, explain_group, translate_group
 from scripts.explaining.video import explain_video, is_video, translate_video
-from util.engine.build import choose_device
-from util.engine.inference import explain_image, noise_key, translate_image
+from util.engine.build import Pace, choose_device, pace, progress
+from util.engine.inference import by_size
 from util.errors import printable
 from util.visual.cam_table import CamTable
 from util.visual.results import Results
+
+Result = TypeVar("Result")
 
 
 def with_given(run: RunOptions) -> RunOptions:
@@ -61,19 +65,19 @@ def translate_given(run: RunOptions) -> int:
     wanted, given, device = extra(run, Inference), _source(run), choose_device(run.runtime.gpu_ids)
     model = load_trained(run, device, evaluate=wanted.eval, tile=wanted.tile)
     model.check_translates()
-    folder = _folder(run)
+    folder, speed = _folder(run), pace(run, model, wanted.tile)
     if is_video(given):
-        print(f"video: {translate_video(model, run, Path(given), folder)}")
+        print(f"video: {translate_video(model, run, Path(given), folder, speed)}")
         return 0
     inputs = given_inputs(run, given, model.size_multiple, flag="--input")
     target, results = target_of(run, inputs.domain.format), Results(folder, "{stem}")
     check_apart(results, inputs)
-    files: list[Path] = []
-    for source in say_sizes(_bar(inputs), run, model.size_multiple):
-        fake = translate_image(model, source.sample, source.size, noise_key(run.experiment.seed, source.file))
-        files += results.store(source.file, "fake", fake, target)
+    files = [
+        results.store(whole.file, "fake", fake, target)[0]
+        for whole, fake in _worked_on(inputs, run, model, partial(translate_group, model, run, speed.amp), speed)
+    ]
     write_list(folder, inputs.bad)
-    print(f"{len(inputs)} {_pictures(inputs)} translated: {files[0] if len(inputs) == 1 else folder}")
+    print(f"{_pictures(len(files))} translated: {files[0] if len(files) == 1 else folder}")
     return 0
 
 
@@ -89,32 +93,28 @@ def explain_given(run: RunOptions, device: torch.device, below: str = "") -> Non
     wanted, look, given = extra(run, Inference), extra(run, Explanation), _source(run)
     model = load_trained(run, device, evaluate=wanted.eval, tile=wanted.tile)
     model.check_class(look.class_idx)
-    folder = _folder(run) / below
+    folder, speed = _folder(run) / below, pace(run, model, wanted.tile)
     if is_video(given):
-        for name in explain_video(model, run, Path(given), folder):
+        for name in explain_video(model, run, Path(given), folder, speed):
             print(f"video: {name}")
         return
     inputs = given_inputs(run, given, model.size_multiple, flag="--input")
     if look.class_idx < 0:
         check_classes(run, inputs.domain.labels, inputs.domain.files)
     target, table = target_of(run, inputs.domain.format), CamTable(inputs.domain.class_names)
-    results = Results(folder, "{stem}_{kind}")
-    for number, source in enumerate(say_sizes(_bar(inputs), run, model.size_multiple)):
-        chosen = look.class_idx if look.class_idx >= 0 else source.label
-        fake, seen = explain_image(
-            model, source.sample, source.size, chosen, noise_key(run.experiment.seed, source.file)
-        )
-        caption = table.add(source.file, source.label, seen)
-        sample = Sample(source.sample, None, source.file.as_posix(), "", source.label, number, number)
-        drawn = drawings(WholeImage(source.image, sample, source.file, number), fake, seen, look)
-        results.add(source.file, {"fake": (fake, target), **drawn}, printable(caption))
+    results, count = Results(folder, "{stem}_{kind}"), 0
+    explain = partial(explain_group, model, run, speed.amp)
+    for whole, (fake, seen) in _worked_on(inputs, run, model, explain, speed):
+        caption = table.add(whole.file, whole.sample.label_A, seen)
+        results.add(whole.file, {"fake": (fake, target), **drawings(whole, fake, seen, look)}, printable(caption))
         if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
-            results.add_array(source.file, "cam_input", seen.cam[0].float().cpu().numpy())
-            results.add_array(source.file, "cam_output", seen.cam_fake[0].float().cpu().numpy())
+            results.add_array(whole.file, "cam_input", seen.cam[0].numpy())
+            results.add_array(whole.file, "cam_output", seen.cam_fake[0].numpy())
+        count += 1
     table.write(results.folder / "cams.csv")
     write_list(folder, inputs.bad)
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
-    print(f"{len(inputs)} {_pictures(inputs)} translated and explained; table: {folder / 'cams.csv'}; page: {page}")
+    print(f"{_pictures(count)} translated and explained; table: {folder / 'cams.csv'}; page: {page}")
 
 
 def target_of(run: RunOptions, source: DomainFormat) -> DomainFormat:
@@ -150,10 +150,23 @@ def _folder(run: RunOptions) -> Path:
     return Path(output) if output else Path(extra(run, Inference).results_dir) / run.experiment.name / "given"
 
 
-def _bar(inputs: Inputs) -> Iterable[Input]:
-    bar: Iterable[Input] = tqdm(inputs, total=len(inputs), unit="image", disable=None)
-    return bar
+def _worked_on(
+    inputs: Inputs,
+    run: RunOptions,
+    model: Model[Any],
+    work: Callable[[list[WholeImage]], Sequence[Result]],
+    speed: Pace,
+) -> Iterable[tuple[WholeImage, Result]]:
+    """Each picture that can be read, with its result."""
+    images = say_sizes(_whole(inputs), run, model.size_multiple)
+    return progress(by_size(images, work, speed.together), len(inputs), run.log.quiet)
 
 
-def _pictures(inputs: Inputs) -> str:
-    return "picture" if len(inputs) == 1 else "pictures"
+def _whole(inputs: Inputs) -> Iterator[WholeImage]:
+    for number, one in enumerate(inputs):
+        sample = Sample(one.sample, None, one.file.as_posix(), "", one.label, number, number)
+        yield WholeImage(one.image, sample, one.file, number)
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ from data.images import DomainFormat, decode, unit_to_uint8
 from data.pairing import cut_half
 from data.single_dataset import SingleDataset, WholeImage
 from models import load_trained
-from models.base import Explanation
+from models.base import Explanation, Model
 from options.groups import Explanation as ExplanationOptions
 from options.groups import Inference
 from options.parse import RunOptions, extra
 from scripts.explaining.sizes import say_sizes
 from util.engine.build import pace, progress, writing_threads
-from util.engine.inference import by_size, explain_images, noise_key
+from util.engine.inference import by_size, explain_images, noise_key, translate_images
 from util.errors import printable
 from util.sharing import is_first, mine
 from util.visual.cam_table import CamTable
@@ -56,15 +57,9 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     results = Results(folder, "{stem}_{kind}", threads=writing_threads(), files=dataset.names)
     table, speed = CamTable(dataset.class_names), pace(run, model, wanted.tile)
 
-    def explain(group: list[WholeImage]) -> list[tuple[Tensor, Explanation]]:
-        samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
-        chosen = [look.class_idx if look.class_idx >= 0 else whole.sample.label_A for whole in group]
-        noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
-        return explain_images(model, samples, sizes, chosen, speed.amp, noise)
-
     share, done = mine(len(dataset)), []
     images = say_sizes(dataset.images(speed.processes, share=share), run, model.size_multiple)
-    explained = by_size(images, explain, speed.together)
+    explained = by_size(images, partial(explain_group, model, run, speed.amp), speed.together)
     with results:
         for whole, (fake, seen) in progress(explained, len(share), run.log.quiet):
             caption = table.add(whole.file, whole.sample.label_A, seen)
@@ -89,6 +84,24 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     dataset.list_bad_images(results.folder)
     outcome = dataset.outcome("translated and explained")
     print(f"{outcome}; table: {results.folder / 'cams.csv'}; page: {page}")
+
+
+def translate_group(model: Model[Any], run: RunOptions, amp: str, group: Sequence[WholeImage]) -> list[Tensor]:
+    """The translations of images of one size, (C, H, W) in [0, 1] of their own sizes; each draws by its file's name."""
+    samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
+    noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
+    return translate_images(model, samples, sizes, amp, noise)
+
+
+def explain_group(
+    model: Model[Any], run: RunOptions, amp: str, group: Sequence[WholeImage]
+) -> list[tuple[Tensor, Explanation]]:
+    """The same with the explanations: of --class_idx, else of the image's label, else of the head's choice."""
+    wanted = extra(run, ExplanationOptions).class_idx
+    samples, sizes = [whole.sample.A for whole in group], [whole.size for whole in group]
+    chosen = [wanted if wanted >= 0 else whole.sample.label_A for whole in group]
+    noise = [noise_key(run.experiment.seed, whole.file) for whole in group]
+    return explain_images(model, samples, sizes, chosen, amp, noise)
 
 
 def drawings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,13 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from data.base import UNKNOWN, Sample
 from data.domain import load_formats, preprocess_from
 from data.images import DomainFormat, ImageError, Window, unit_to_uint8, windowed
+from data.single_dataset import WholeImage
 from models.base import Model
 from options.groups import Explanation
 from options.parse import RunOptions, extra
 from scripts.explaining.sizes import SizeNote
-from util.engine.inference import explain_image, noise_key, translate_image
+from scripts.explaining.translation import explain_group, translate_group
+from util.engine.build import Pace
+from util.engine.inference import by_size
 from util.errors import printable
 from util.files import check_writable, write_atomic
 from util.seeding import generator
@@ -65,8 +70,8 @@ class Frames:
         self.rate = float(self._video.get(cv2.CAP_PROP_FPS)) or 25.0
         self.count = max(int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each frame as (C, H, W) in [0, 1] and as the network takes it, in [-1, 1].
+    def __iter__(self) -> Iterator[WholeImage]:
+        """Each frame, as if it were a file of its number in a folder of the video's name.
 
         Raises:
             ImageError: there is none.
@@ -78,8 +83,12 @@ class Frames:
                 raw = np.ascontiguousarray(read[1][:, :, ::-1])
                 image = windowed(raw, self._channels, self.format, f"frame {number}")
                 taken = self._preprocess(image, generator(0, "whole")) * 2 - 1
-                self._note.see((image.shape[-2], image.shape[-1]), (taken.shape[-2], taken.shape[-1]))
-                yield image, taken
+                name = Path(self._file.name, str(number))
+                whole = WholeImage(
+                    image, Sample(taken, None, name.as_posix(), "", UNKNOWN, number, number), name, number
+                )
+                self._note.see(whole.size, (taken.shape[-2], taken.shape[-1]))
+                yield whole
                 number += 1
                 bar.update()
         self._video.release()
@@ -128,8 +137,11 @@ class VideoWriter:
             self._part.unlink(missing_ok=True)
 
 
-def translate_video(model: Model[Any], run: RunOptions, file: Path, folder: Path) -> Path:
+def translate_video(model: Model[Any], run: RunOptions, file: Path, folder: Path, speed: Pace) -> Path:
     """Write `STEM_fake.mp4`; returns its path.
+
+    Args:
+        speed: frames at once, and the number format of the networks.
 
     Raises:
         UserError: the video cannot be read, or nothing can be written there.
@@ -138,17 +150,19 @@ def translate_video(model: Model[Any], run: RunOptions, file: Path, folder: Path
     check_writable(folder, "--output")
     folder.mkdir(parents=True, exist_ok=True)
     with VideoWriter(folder / f"{file.stem}_fake.mp4", frames.rate) as out:
-        for number, (image, sample) in enumerate(frames):
-            noise = noise_key(run.experiment.seed, f"{file.name}/{number}")
-            out.add(unit_to_uint8(translate_image(model, sample, (image.shape[-2], image.shape[-1]), noise)))
+        for _, fake in by_size(frames, partial(translate_group, model, run, speed.amp), speed.together):
+            out.add(unit_to_uint8(fake))
     return out.file
 
 
-def explain_video(model: Model[Any], run: RunOptions, file: Path, folder: Path) -> Sequence[Path]:
+def explain_video(model: Model[Any], run: RunOptions, file: Path, folder: Path, speed: Pace) -> Sequence[Path]:
     """Write the translation, both overlays, the four side by side, and a table of classes; returns the files.
 
     A frame is explained for --class_idx, else for the class that the head sees in it. A map is scaled by its own ends,
     frame by frame.
+
+    Args:
+        speed: as `translate_video`.
 
     Raises:
         UserError: as `translate_video`.
@@ -160,14 +174,12 @@ def explain_video(model: Model[Any], run: RunOptions, file: Path, folder: Path) 
     writers = {kind: VideoWriter(folder / f"{file.stem}_{kind}.mp4", frames.rate) for kind in kinds}
     rows: list[Sequence[object]] = [("frame", "class", "confidence_input", "confidence_output")]
     with writers["fake"], writers["overlay_input"], writers["overlay_output"], writers["all"]:
-        for number, (image, sample) in enumerate(frames):
-            noise = noise_key(run.experiment.seed, f"{file.name}/{number}")
-            fake, seen = explain_image(model, sample, (image.shape[-2], image.shape[-1]), look.class_idx, noise)
-            for kind, frame in _drawn(image, fake, (seen.cam, seen.cam_fake), look).items():
+        for whole, (fake, seen) in by_size(frames, partial(explain_group, model, run, speed.amp), speed.together):
+            for kind, frame in _drawn(whole.image, fake, (seen.cam, seen.cam_fake), look).items():
                 writers[kind].add(frame)
             chosen = int(seen.classes[0])
             shares = (float(one[0, chosen]) for one in (seen.probabilities, seen.probabilities_fake))
-            rows.append((number, chosen, *(f"{share:.6f}" for share in shares)))
+            rows.append((whole.number, chosen, *(f"{share:.6f}" for share in shares)))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     table = folder / f"{file.stem}_cams.csv"

@@ -25,7 +25,8 @@ CONFIG, CARD = "config.json", "README.md"
 def write_folder(model: Model[Any], run: RunOptions, place: Path, license_: str, card: bool) -> list[Path]:
     """Write weights, options, windows and `config.json`, and the card if wanted; returns the files.
 
-    No path of this machine goes along: data folders are left out of the options.
+    No path of this machine goes along: data folders, and a classifier that only training asks, are left out of the
+    options.
 
     Raises:
         UserError: the run has kept no windows, or an evaluation is damaged.
@@ -53,8 +54,11 @@ def evaluations_of(run: RunOptions) -> Sequence[Evaluation]:
     return [read_evaluation(file) for file in files]
 
 
-# Options that hold paths of the machine of the training.
-_PATHS = ("dataroot", "checkpoints_dir", "labels_A", "pretrained_name", "display_server", "display_env")
+# Options that hold paths of the machine of the training. No translation asks for any of them.
+_PATHS = (
+    *("dataroot", "checkpoints_dir", "cache_dir", "labels_A", "wsol_splits", "target_boxes", "target_masks"),
+    *("pretrained_name", "classifier_run", "display_server", "display_env"),
+)
 
 
 def _public(group: Group) -> Group:

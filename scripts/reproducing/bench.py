@@ -16,7 +16,7 @@ from pathlib import Path
 from models import MODELS
 from options.schema import OptionError
 from scripts.reproducing.data import Prepared, prepare
-from scripts.reproducing.launching import Launch, Quiet, Run, launch, same_settings
+from scripts.reproducing.launching import STOPPED, Launch, Quiet, Run, launch, same_settings
 from scripts.reproducing.plan import ARMS, METRICS, SUITES, Arm, Budget, Suite
 from util.errors import UserError
 from util.files import write_atomic
@@ -105,13 +105,21 @@ class Stage:
         self._fit(start, DOMAINS_RUN, root)
 
     def _fit(self, start: Launch, name: str, root: Path, *more: object) -> None:
-        """Train a classifier, unless that is done."""
-        if (self.runs / name / "latest_net_C.pth").is_file():
+        """Train a classifier, unless that is done.
+
+        Raises:
+            UserError: train.py failed, or was stopped before its end.
+        """
+        folder, last = self.runs / name, self.budget.judge_epochs
+        done = folder / f"{last}_net_C.pth"  # not the latest, which a training that was stopped leaves too
+        if done.is_file():
             return
         place = ["--name", name, "--checkpoints_dir", self.runs, "--dataroot", root, "--model", "classifier", *more]
-        again = ["--continue_train"] if (self.runs / name / "latest_state.pt").exists() else []
-        size = ["--input_nc", self.suite.channels, "--n_epochs", self.budget.judge_epochs]
+        again = ["--continue_train"] if (folder / "latest_state.pt").exists() else []
+        size = ["--input_nc", self.suite.channels, "--n_epochs", last, "--save_epoch_freq", last]
         start("train.py", *place, *size, *shlex.split(f"{_ALWAYS} {self.flags}"), *again)
+        if not done.is_file():
+            raise UserError(STOPPED.format(folder))
 
     # -- runs -------------------------------------------------------------------------------------------------
 

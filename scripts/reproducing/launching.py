@@ -17,6 +17,7 @@ from util.strict_json import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASE = "test"
+STOPPED = "{}: the training was stopped; the same command goes on from there"
 
 Launch = Callable[..., None]  # script, then its arguments
 
@@ -148,7 +149,7 @@ class Run:
             again = ["--continue_train"] if (self.folder / "latest_state.pt").exists() else []
             start("train.py", *place, *self.train, *again)
         if not self.trained:
-            raise UserError(f"{self.folder}: the training was stopped; the same command goes on from there")
+            raise UserError(STOPPED.format(self.folder))
         start("scripts/evaluate.py", *place, "--epochs", self.last, "--phase", PHASE, *self.measure)
 
 

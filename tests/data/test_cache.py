@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -206,9 +208,40 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         open_cache("disk", str(tmp_path / "file"), 1, [])
     with pytest.raises(CacheError, match="lower --cache_gb"):
         open_cache("ram", "", 1e12, [])
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
-    with pytest.raises(CacheError, match="use --cache disk"):
+    monkeypatch.setattr("data.cache.start_method", lambda: "spawn")
+    with pytest.raises(CacheError, match="begin by spawn; use --cache disk"):
         open_cache("ram", "", 1, [])
+
+
+FORKSERVER = """
+import multiprocessing, sys
+from pathlib import Path
+
+multiprocessing.set_start_method("forkserver")  # Python's own choice on Linux from 3.14 on
+
+from data.cache import RamCache
+from util.engine.loading import Loader
+
+files = sorted(Path(sys.argv[1]).iterdir())
+cache = RamCache(files, 10**6)
+
+
+class Images:
+    def __len__(self): return len(files)
+    def __getitem__(self, number): return float(cache.read(files[number]).sum())
+
+
+list(Loader(Images(), batch_size=None, num_workers=2))
+print(cache.used)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes begin as forks on Linux")
+def test_loading_processes_share_the_memory_whatever_python_s_choice_is(folder: Path) -> None:
+    words = [sys.executable, "-c", FORKSERVER, str(folder)]
+    done = subprocess.run(words, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= sum(pixels.nbytes for pixels in IMAGES.values())
 
 
 # --- whole data sets

@@ -13,11 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from options.parse import train_options
+from options.parse import RunOptions, train_options
 from scripts import doctor
 from scripts.doctoring import environment
 from scripts.doctoring.environment import check_disk, wrong_packages
+from scripts.doctoring.pace import Pace
 from scripts.doctoring.report import FAULT, OK, WARNING, Report
 from tests.conftest import TINY, TINY_CUT
 
@@ -95,6 +97,43 @@ def test_a_trial_measures_and_leaves_nothing_behind(tmp_path: Path, capsys: pyte
     assert "GB free for" in text
     assert "training can start" in text
     assert not (tmp_path / "runs").exists()
+
+
+def test_too_little_memory_is_a_fault_of_the_report(
+    tmp_path: Path, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object) -> Pace:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(doctor, "measure", measure)
+    fill(tmp_path)
+    report = examined("--steps", 1)
+    assert report["status"] == 1
+    assert "out of memory: lower --batch_size" in said(report, FAULT)
+    assert "trainA: 24 images" in said(report, OK), "what was found before is said"
+    assert report["command"] == ""
+
+
+def test_a_larger_batch_that_does_not_fit_is_not_suggested(
+    tmp_path: Path, examined: Examined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = list[int]()
+
+    def measure(run: RunOptions, *_: object) -> Pace:
+        tried.append(run.data.batch_size)
+        if tried[-1] > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return Pace(0.1, 0.1, 24, 24, 0, 2**30)
+
+    monkeypatch.setattr(doctor, "measure", measure)
+    monkeypatch.setattr(doctor, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(doctor, "check_device", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (2**34, 2**34))
+    fill(tmp_path)
+    report = examined("--steps", 1)
+    assert (tried, report["status"]) == ([1, doctor.MOST_BATCH], 0)
+    assert "batch size 1 at" in said(report, OK)
+    assert "--batch_size" not in report["command"]
 
 
 def broken(root: Path) -> str:

@@ -26,7 +26,15 @@ from models.base import Model
 from options.parse import RunOptions, train_options
 from util.background import Background
 from util.engine.build import Pace, loading_processes, pace, progress
-from util.engine.inference import by_size, explain_image, explain_images, together, translate_image, translate_images
+from util.engine.inference import (
+    by_size,
+    drawing,
+    explain_image,
+    explain_images,
+    together,
+    translate_image,
+    translate_images,
+)
 from util.errors import UserError
 from util.visual.results import Results
 
@@ -119,13 +127,28 @@ def test_amp_is_near_and_not_equal(model: Model[Any]) -> None:
 def test_what_would_mix_images_goes_one_by_one(model: Model[Any], run: RunOptions, capsys: Any) -> None:
     assert together(model, 8) == 8
     assert together(model, 8, tile=64) == 1
-    model.nets["extra"] = nn.BatchNorm2d(1)
+    model.nets["extra"] = nn.BatchNorm2d(1)  # no image goes through it
     try:
-        assert together(model, 8) == 1
-        model.nets["extra"].eval()
         assert together(model, 8) == 8
     finally:
         del model.nets["extra"]
+    for extra in (nn.BatchNorm2d(1), nn.Dropout(0.5)):
+        model.nets["C"].add_module("extra", extra)
+        try:
+            assert together(model, 8) == 1
+            extra.eval()
+            assert together(model, 8) == 8
+        finally:
+            del model.nets["C"].extra
+    model.train()  # without --eval, as test.py goes: the head's dropout is there and of rate 0
+    try:
+        assert together(model, 8) == 8
+        before = torch.get_rng_state()
+        with drawing(model, [1]):
+            torch.rand(1)
+        assert not torch.equal(torch.get_rng_state(), before), "nothing was put aside, which a GPU would wait for"
+    finally:
+        model.train(False)
     trained = replace(run, data=replace(run.data, batch_size=8), optim=replace(run.optim, amp="bf16"))
     assert pace(replace(trained, given=frozenset()), model, 0) == Pace(1, loading_processes(4), "off")
     asked = replace(trained, given=frozenset({"batch_size", "amp"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_a_video_becomes_videos_of_its_size_and_length(colour: Path, command: Ma
     words = ["--checkpoint", colour, "--input", file, "--output", tmp_path / "out"]
     assert command(entry_test, *words)[0] == 0
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["clip_fake.mp4"]
-    status, _, err = command(cam_infer, *words)
+    status, _, err = command(cam_infer, *words, "--batch_size", 2)
     assert status == 0, err
     for kind, width in (("fake", 48), ("overlay_input", 48), ("overlay_output", 48), ("all", 192)):
         video = cv2.VideoCapture(str(tmp_path / f"out/clip_{kind}.mp4"))
@@ -138,6 +139,40 @@ def test_a_video_becomes_videos_of_its_size_and_length(colour: Path, command: Ma
         assert frames[0].shape == (32, width, 3)
     rows = list(csv.DictReader((tmp_path / "out/clip_cams.csv").open()))
     assert [row["frame"] for row in rows] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(("module", "name"), [(entry_test, "{}.png"), (cam_infer, "{}_fake.png")])
+def test_amp_and_batches_hold_for_pictures_given(
+    colour: Path, command: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
+) -> None:
+    from models.cutcam_model import CutCamModel
+
+    translate, seen = CutCamModel.translate_batch, list[int]()
+
+    def watched(self: CutCamModel, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return translate(self, images)
+
+    monkeypatch.setattr(CutCamModel, "translate_batch", watched)
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f"in/{number}.png"), picture(number, 0, (32 + 8 * (number == 1), 40), 3))
+
+    def pictures(*flags: object) -> list[np.ndarray]:
+        seen.clear()
+        out = tmp_path / "_".join(["out", *map(str, flags)])
+        status, said, err = command(module, "--checkpoint", colour, "--input", tmp_path / "in", "--output", out, *flags)
+        assert status == 0, err
+        assert said.startswith("5 pictures translated")
+        return [read_raw(out / name.format(number)).astype(int) for number in range(5)]
+
+    plain = pictures()
+    assert seen == [1] * 5
+    batched = pictures("--batch_size", 3)
+    assert sorted(seen) == [1, 1, 3]
+    rough = pictures("--amp", "bf16")
+    assert max(abs(a - b).max() for a, b in zip(plain, batched, strict=True)) <= 1
+    assert 0 < max(abs(a - b).max() for a, b in zip(plain, rough, strict=True)) < 40
 
 
 def test_mistakes_are_one_line(colour: Path, deep: Path, command: Main, tmp_path: Path) -> None:
@@ -191,8 +226,9 @@ def test_bad_pictures_are_listed_beside_the_results(
     (tmp_path / "photos/empty.png").touch()
     (tmp_path / "photos/short.png").write_bytes(short_png())
     words = ("--input", tmp_path / "photos", "--output", tmp_path / "out", "--on_bad_image", "skip", *flags)
-    status, _, err = command(module, "--checkpoint", colour, *words)
+    status, out, err = command(module, "--checkpoint", colour, *words)
     assert status == 0, err
+    assert re.search(r"^2 (pictures translated|images explained)", out, re.M), "those that were written"
     lines = (tmp_path / "out" / below / BAD_IMAGES_FILE).read_text().splitlines()
     assert lines[0] == "photos/empty.png: it is empty (0 bytes)"
     assert [line.split(": ")[0] for line in lines] == ["photos/empty.png", "photos/short.png"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,9 @@ from models import load_run
 from options.groups import Evaluation, MeasuredInference
 from options.parse import inference_options
 from scripts.evaluating.bench import Bench
+from scripts.explaining.generator import GeneratorExplainer
+from scripts.explaining.inputs import Input
+from scripts.explaining.written import Explained
 from tests.conftest import picture
 from tests.runs import CUTCAM, make_run
 from util.engine.inference import drawing, noise_key
@@ -28,10 +32,11 @@ P2P = ("--model", "pix2pix", "--netG", "resnet_4blocks")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs with dropout in G, and four images."""
+    """Two runs with dropout in G, one with batch normalisation, and four images."""
     home = tmp_path_factory.mktemp("home")
     make_run(home / "p2p", *P2P, "--no_dropout", "False")
     make_run(home / "cam", *CUTCAM, "--no_dropout", "False")
+    make_run(home / "norm", *CUTCAM, "--normG", "batch")
     for folder in ("trainA", "testA"):
         (home / "data" / folder).mkdir(parents=True)
         for number in range(4):
@@ -93,6 +98,31 @@ def test_explaining_and_evaluating_draw_what_translating_does(home: Path, comman
         assert found.maps is not None
         image = found.source.read(0)[None]
         assert torch.equal(found.maps.confidence(image, 1), found.maps.confidence(image, 1))
+
+
+@pytest.mark.parametrize("run", ["cam", "norm"])
+@pytest.mark.parametrize("flags", [(), ("--eval",)])
+def test_explainers_explain_what_translating_writes(
+    command: Main, monkeypatch: pytest.MonkeyPatch, run: str, flags: tuple[str, ...]
+) -> None:
+    views, pictures = GeneratorExplainer.views, dict[str, np.ndarray]()
+
+    def watched(self: GeneratorExplainer, source: Input) -> Iterator[Explained]:
+        for seen in views(self, source):
+            if seen.side == "output":
+                pictures[source.file.name] = seen.picture
+            yield seen
+
+    monkeypatch.setattr(GeneratorExplainer, "views", watched)
+    explain = ("--explain", "head", "--explain_with", "gradcam", "--class_idx", 0, *flags)
+    explained, translated = command(cam_infer, run, *explain), command(entry_test, run, *flags)
+    assert sorted(pictures) == sorted(translated)
+    for name, content in translated.items():
+        written = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        assert written is not None
+        assert np.array_equal(written[:, :, ::-1], pictures[name])
+    alone = command(cam_infer, run, *explain, "--index", 3)
+    assert alone == {name: explained[name] for name in alone}, "images explained before change nothing"
 
 
 def test_other_draws_are_not_shifted(home: Path) -> None:

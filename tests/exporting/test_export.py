@@ -26,6 +26,7 @@ from scripts.exporting.networks import OUTPUTS, facts_of, network_of
 from scripts.exporting.options import Exporting
 from scripts.exporting.programs import ExportError, run_onnx, run_torch, traced, write_onnx, write_torch
 from tests.conftest import picture
+from tests.models.fcam_bench import JUDGE, write_run
 from tests.runs import COUNTS, CUTCAM, make_run
 from util.checkpoint import CheckpointError
 from util.errors import UserError
@@ -194,6 +195,21 @@ def test_a_folder_for_a_hub_comes_back_as_a_run(folder: Path, tmp_path: Path) ->
     assert "uint16, counts 1000 to 3000" in card
     text = "".join((tmp_path / "hub" / name).read_text() for name in names if name != SAFE_FILE)
     assert str(folder.parent) not in text  # no path of the machine of the training
+
+
+def test_what_only_training_asks_for_stays_at_home(tmp_path: Path) -> None:
+    """Neither a classifier that judged translations nor any path goes along, and none is needed elsewhere."""
+    pytest.importorskip("safetensors", reason="safetensors is an extra")
+    home = tmp_path / "home"
+    teacher = write_run(home / "teacher", *JUDGE, "--input_nc", "1")
+    paths = ("--classifier_run", str(teacher), "--cache_dir", str(home / "pixels"))
+    run = make_run(home / "taught", *CUTCAM, *GREY, *paths, formats=COUNTS)
+    counts = picture(0, 0, (33, 40), 1)[:, :, 0].astype(np.uint16) * 8 + 1000
+    expected = load_run(run).translate(counts)
+    export("--checkpoint", run, "--format", "hub", "--output", tmp_path / "hub")
+    home.rename(tmp_path / "gone")
+    assert str(home) not in (tmp_path / "hub/options.yaml").read_text()
+    assert (load_run(tmp_path / "hub").translate(counts) == expected).all()
 
 
 def test_the_card_is_one_for_the_hub(folder: Path, tmp_path: Path) -> None:

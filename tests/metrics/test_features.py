@@ -108,6 +108,7 @@ def test_16_bits_go_through_their_window(
 
 def test_name_and_identity_follow_the_weights(extractor: InceptionExtractor, weights: Path, tmp_path: Path) -> None:
     assert extractor.name.startswith("inception-v3-compat (weights "), "not the published ones"
+    assert extractor.name.endswith("), TF1 bilinear resize to 299"), "which no number can be compared without"
     state = torch.load(weights, weights_only=True)
     state["fc.bias"][0] += 1
     torch.save(state, tmp_path / "other.pth")
@@ -151,7 +152,7 @@ def test_a_download_is_checked(
     assert "\n" not in str(caught.value)
     assert list(place.iterdir()) == [], "other weights than the published ones are not kept"
     monkeypatch.setattr(inception, "_PUBLISHED", extractor.identity.split()[1])
-    assert InceptionExtractor(None, download=True).name == "inception-v3-compat"
+    assert InceptionExtractor(None, download=True).name == "inception-v3-compat, TF1 bilinear resize to 299"
     assert [file.name for file in place.iterdir()] == [FILE]
     monkeypatch.setattr(inception, "URL_INCEPTION_V3", (tmp_path / "nowhere").as_uri())
     (place / FILE).unlink()

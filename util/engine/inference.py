@@ -62,7 +62,7 @@ def drawing(model: Model[Any], keys: Sequence[int]) -> Iterator[None]:
     Args:
         keys: of the images that go together, see `noise_key`; none: the global generator as it is.
     """
-    if not keys or not _in_training(model, nn.modules.dropout._DropoutNd):
+    if not keys or not _draws(model):
         yield
         return
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -143,13 +143,18 @@ def together(model: Model[Any], wanted: int, tile: int = 0) -> int:
     One by one go images that need the memory for themselves (`tile`), and all where networks in training mode would
     mix them: batch normalisation does, and dropout draws for a batch what it would not draw for its parts.
     """
-    mixes = _in_training(model, nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return 1 if tile or mixes else wanted
+    mixes = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in _in_training(model))
+    return 1 if tile or mixes or _draws(model) else wanted
 
 
-def _in_training(model: Model[Any], *kinds: type[nn.Module]) -> bool:
-    """Whether a network holds a module of these kinds in training mode."""
-    return any(isinstance(m, kinds) and m.training for net in model.nets.values() for m in net.modules())
+def _draws(model: Model[Any]) -> bool:
+    """Whether dropout draws; that of rate 0 does not."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in _in_training(model))
+
+
+def _in_training(model: Model[Any]) -> Iterator[nn.Module]:
+    """Modules in training mode of the networks that translate and explain: what others hold changes no image."""
+    return (module for name in model.inference_nets for module in model.nets[name].modules() if module.training)
 
 
 def by_size(

@@ -17,6 +17,8 @@ import torch.utils.data._utils as of_torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from util.forks import start_method
+
 T = TypeVar("T", covariant=True)
 _HELD = (signal.SIGTERM, signal.SIGINT)
 _started: set[BaseProcess] = set()
@@ -25,14 +27,16 @@ if hasattr(os, "register_at_fork"):
 
 
 class Loader(DataLoader[T]):
-    """A DataLoader whose processes leave signals to the main process and end with it, whichever way it ends.
+    """A DataLoader whose processes begin by `start_method`, leave signals to the main one and end with it, however.
 
     PyTorch ends them when the last reference to their iterator is gone. An error keeps one in its traceback, and what
     Python then does at its end, to ask by SIGTERM and to wait, would never end.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **{**named, "worker_init_fn": _left_to_the_main_process})
+        context = start_method() if named.get("num_workers") else None
+        own = {"worker_init_fn": _left_to_the_main_process, "multiprocessing_context": context}
+        super().__init__(*arguments, **{**named, **own})
 
     def __iter__(self) -> _BaseDataLoaderIter:
         if not self.num_workers:

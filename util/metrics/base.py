@@ -72,7 +72,7 @@ class Value:
     Args:
         value: None where it could not be computed; `note` then says why.
         spread: standard deviation over what `note` names (subsets, images), where there is one.
-        kind: which variant exactly: feature network and resize, for example `inception-v3-compat`.
+        kind: which variant exactly: feature network and resize, `inception-v3-compat, TF1 bilinear resize to 299`.
         better: `lower`, `higher`, or nothing where neither is.
     """
 

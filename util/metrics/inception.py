@@ -34,7 +34,7 @@ class InceptionExtractor:
         download: fetch the weights into torch hub's cache if they are not there.
 
     Attributes:
-        name: `inception-v3-compat`; with weights other than the released ones, their digest too.
+        name: `inception-v3-compat` and the resize; with weights other than the released ones, their digest too.
         identity: digest of the weights and version of torch-fidelity.
 
     Raises:
@@ -48,7 +48,7 @@ class InceptionExtractor:
         except OSError as error:
             raise MetricError(f"--inception_weights {printable(file)}: cannot be read: {error.strerror}") from error
         digest = hashlib.sha256(content).hexdigest()
-        self.name = NAME if digest == _PUBLISHED else f"{NAME} (weights {digest[:8]})"
+        self.name = f"{NAME}, {RESIZE}" if digest == _PUBLISHED else f"{NAME} (weights {digest[:8]}), {RESIZE}"
         self.identity = f"{NAME} {digest} torch-fidelity {torch_fidelity.__version__}"
         self._device = torch.device(device)
         self._network = _network(file, content).to(self._device)
