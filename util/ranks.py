@@ -108,7 +108,7 @@ def average_gradients(parameters: Iterable[Tensor], beside: Tensor | None = None
     Parameters without a gradient are skipped: they have none on any rank, since all ranks run the same graph.
 
     Args:
-        beside: a number () on the gradients' device that becomes its sum over all ranks; it travels in the first message.
+        beside: a number () on the gradients' device; it travels in the first message, and becomes its sum over ranks.
     """
     if world_size() == 1:
         return
