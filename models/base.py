@@ -211,6 +211,11 @@ class Model(ABC, Generic[S]):
             raise OptionError(f"--tile {tile}: {type(self).__name__} cannot work in tiles; leave it out")
 
     @property
+    def smallest_side(self) -> int:
+        """Pixels of a side of the smallest image that can be translated and explained, as the networks take it."""
+        return max(getattr(self.nets[name], "smallest_side", 1) for name in self.inference_nets)
+
+    @property
     def works_in_tiles(self) -> bool:
         """Whether `in_tiles` is in force."""
         return any(isinstance(net, TiledGenerator) for net in self.nets.values())

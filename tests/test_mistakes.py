@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -236,6 +238,26 @@ INFERENCE = [
 @pytest.mark.parametrize(("script", "flags", "expected"), INFERENCE)
 def test_a_wrong_flag_of_inference(home: Path, script: str, flags: str, expected: str) -> None:
     costs_one_line(script, f"{USE} {flags}", home, *expected.split("*"))
+
+
+@pytest.mark.parametrize("script", ["test", "cam_infer"])
+def test_an_image_that_is_too_small_is_a_bad_image(home: Path, tmp_path: Path, script: str) -> None:
+    own = tmp_path / "data/testA"
+    shutil.copytree(home / "data/testA", own)
+    for name, size in (("0.png", (3, 255)), ("1.png", (1, 1)), ("2.png", (8, 8))):
+        assert cv2.imwrite(str(own / name), np.zeros((*size, 3), np.uint8))
+    flags = f"--dataroot {tmp_path}/data --name run --gpu_ids -1 --preprocess none --results_dir {tmp_path}/results"
+    told = run(script, flags, home)
+    assert (told.status, told.err.count("error: ")) == (2, 1)
+    words = "/0.png' is 3 x 255 pixels and comes to 4 x 256 (height x width), and the network needs sides of 8 pixels"
+    assert words in told.err
+    assert "(--on_bad_image skip goes on without it)" in told.err
+    told = run(script, f"{flags} --on_bad_image skip", home)
+    assert told.status == 0, told.err
+    assert "testA/1.png: is 1 x 1 pixels and comes to 4 x 4" in told.err
+    assert "6 images translated" in told.out
+    given = run(script, f"{flags} --input {own}/0.png --output {tmp_path}/given", home)
+    assert (given.status, given.err.count("the network needs sides of 8 pixels or more")) == (2, 1)
 
 
 # --- run folders that are damaged, or come from strangers
