@@ -257,7 +257,7 @@ class CutCamModel(CutModel):
             loss = class_consistency(*logits, opt.label_smoothing, seen=state.logits_seen, taught=state.logits_taught)
             terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
         if opt.lambda_CAM * state.cam_ramp > 0:
-            moved = self.bank.compare(state.cam_A, state.cam_fake, state.batch.index)
+            moved = self.bank.compare(state.cam_A, state.cam_fake, state.batch.file_A)
             term = opt.lambda_CAM * (moved * state.has_cam).mean()
             if self.cap.due(state.info.step):
                 self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A))
@@ -271,7 +271,8 @@ class CutCamModel(CutModel):
 
     def _watch(self, state: CutCamState) -> None:
         epoch = int(state.info.progress)
-        self.messages += self.watch.see_maps(rectify(state.cam_A), epoch, used=state.cam_ramp > 0)
+        images = state.batch.file_A  # not the place in the epoch's order, which is another image's in the next epoch
+        self.messages += self.watch.see_maps(rectify(state.cam_A), epoch, used=state.cam_ramp > 0, images=images)
         if state.cls_ramp > 0:
             self.messages += self.watch.see_head(state.logits_A.softmax(1), state.batch.label_A, epoch)
 
