@@ -203,7 +203,7 @@ class CutCamModel(CutModel):
         """The map of the target image y for the class the head sees in it."""
         layer = self.cam_index
         feature = state.key_B[layer]
-        if not len(feature):  # y went through G with nobody asking for its features
+        if not len(feature):  # y has not gone through G: no loss asked for G(y)
             feature = self.generator.encode(state.batch.target, [self.nce_layers[layer]])[0]
         hidden = self.head.hidden_map(feature)
         return self.class_map(feature, hidden, self.head.logits_from_hidden(hidden).argmax(1))
