@@ -133,6 +133,25 @@ class CutCamModel(CutModel):
         teacher = ClassTeacher(run) if opt.classifier_run is not None else None
         return cut | {"cam_index": head_layer(opt), "opt": opt, "seed": run.experiment.seed, "teacher": teacher}
 
+    @property
+    def weights(self) -> dict[str, float]:
+        own = ("lambda_CLS", "lambda_CAM", "lambda_IDT", "lambda_EDGE")
+        return super().weights | {flag: getattr(self.opt, flag) for flag in own}
+
+    def check_training(self, run: RunOptions) -> None:
+        super().check_training(run)
+        opt = self.opt
+        if opt.cam_method == "gradcam_feature" and opt.cam_pool != "gap":
+            raise OptionError(
+                f"--cam_method gradcam_feature --cam_pool {opt.cam_pool}: its closed form holds for the mean alone; "
+                "use --cam_pool gap, or --cam_method gradcam, which holds for every pooling"
+            )
+        if opt.cam_weight_adv and run.networks.netD == "stylegan2" and "D" in self.nets:
+            raise OptionError(
+                "--cam_weight_adv --netD stylegan2: this D gives one value an image, so there are no places to "
+                "weight; use another --netD, for example basic, or leave --cam_weight_adv out"
+            )
+
     def load_first_weights(self) -> None:
         super().load_first_weights()
         if self.teacher is not None:
@@ -290,7 +309,7 @@ class CutCamModel(CutModel):
         self._all_labelled = min(labels, default=-1) >= 0
         if min(labels, default=-1) < 0 and self.opt.pseudo_labels == "none" and max(labels, default=-1) < 0:
             self.messages.append(
-                "no labels and --pseudo_labels none: the class loss does nothing"
+                "WARNING: no labels and --pseudo_labels none: the class loss does nothing"
                 + ("" if self.opt.cam_method == "label_free" else ", nor does the CAM loss")
             )
 

@@ -135,6 +135,7 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("data.wsol_splits", "data.base"),
     ("data.wsol_truth", "data.base"),
     ("models.localisation", "data.wsol_truth"),
+    ("models.base", "models.builders"),
     ("models.trained_classifier", "models.base"),
     ("models.class_teacher", "models.trained_classifier"),
     ("data.pairing", "data.base"),

@@ -123,6 +123,53 @@ FLAGS = [
     (CUT, "--window_A 10", "--window_A 10: window '10' is none of auto, image, LO,HI (counts) and LO%,HI%"),
     (CUT, "--window_B nan,1", "--window_B nan,1: a window needs finite LO < HI"),
     (CUT, "--window_B 5%,200%", "--window_B 5%,200%: *percentiles lie between 0% and 100%"),
+    # what loads but cannot be trained with
+    (
+        CUTCAM,
+        "--cam_method gradcam_feature --cam_pool lse",
+        "--cam_pool lse: *use --cam_pool gap, or --cam_method gradcam",
+    ),
+    (
+        CUTCAM,
+        "--cam_method gradcam_feature --cam_pool topk",
+        "--cam_method gradcam_feature --cam_pool topk: its closed",
+    ),
+    (
+        CUTCAM,
+        "--cam_weight_adv --netD stylegan2",
+        "--cam_weight_adv --netD stylegan2: *one value an image*another --netD",
+    ),
+    (CUTCAM, "--cam_eps 0", "--cam_eps 0.0: must be at least 1e-12"),
+    (CUT, "--lambda_GAN 0 --lambda_NCE 0", "--lambda_GAN 0, --lambda_NCE 0: nothing would be trained; give one"),
+    (
+        CUTCAM,
+        "--lambda_GAN 0 --lambda_NCE 0 --lambda_CLS 0 --lambda_CAM 0",
+        "--lambda_CLS 0, --lambda_CAM 0, --lambda_IDT 0, --lambda_EDGE 0: nothing would be trained",
+    ),
+    ("--model dclgan", "--lambda_GAN 0 --lambda_NCE 0 --lambda_IDT 0", "--lambda_IDT 0: nothing would be trained"),
+    ("--model sincut", "--lambda_GAN 0 --lambda_NCE 0 --lambda_identity 0", "--lambda_identity 0: nothing would be"),
+    # images that are too small for D or G, or too large for every position
+    (CUT, "--load_size 20 --crop_size 16", "--crop_size 16,16: --netD basic halves*sides of 24*--n_layers_D 2"),
+    (CUT, "--crop_size 12", "--crop_size 12,12: --netD basic *needs sides of 24 or more; raise --crop_size, or take"),
+    (CUT, "--crop_size 32 16", "--crop_size 32,16: --netD basic halves images 3 times and needs sides of 24 or more"),
+    (CUT, "--crop_size 16 --normD batch", "--crop_size 16,16: --netD basic halves images 3 times"),
+    (
+        CUT,
+        "--preprocess resize --load_size 20",
+        "--load_size 20,20: --netD basic *raise --load_size, or take --netD n_l",
+    ),
+    (CUT, "--netD n_layers --n_layers_D 7", "--netD n_layers halves images 7 times*sides of 384*--n_layers_D 3"),
+    (
+        CUT,
+        "--netD n_layers --n_layers_D 1 --crop_size 4",
+        "--crop_size 4,4: --netG resnet_6blocks needs sides of 8 or more",
+    ),
+    ("--model cycle_gan", "--crop_size 16", "--crop_size 16,16: --netD basic halves images 3 times"),
+    (
+        CUT,
+        "--netF reshape --load_size 256 --crop_size 256",
+        "--netF reshape: *68644 x 68644 numbers (19 GB) in layer 0 of --nce_layers; leave that layer out, lower",
+    ),
     # names and places
     (CUT, "--name ../x", f"--name ../x: {LEADS}"),
     (CUT, "--name a/../../x", f"--name a/../../x: {LEADS}"),
