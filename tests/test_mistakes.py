@@ -41,7 +41,10 @@ EQUAL = "both must be equal"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_home(tmp_path_factory.mktemp("home"))
+    home = make_home(tmp_path_factory.mktemp("home"))
+    (home / "data/many.csv").write_text("file,label_id\ntestA/00.png,9\n")
+    (home / "data/strange.csv").write_text("file,label\ntestA/00.png,zebra\n")
+    return home
 
 
 def costs_one_line(script: str, flags: str, home: Path, *words: str) -> None:
@@ -277,6 +280,16 @@ INFERENCE = [
     ("cam_infer", "--overlay_strength nan", "--overlay_strength nan: is no number"),
     ("cam_infer", "--colormap foo", "--colormap foo: choose one of jet"),
     ("cam_infer", "--name plain", "has no class head, so there are no maps; train with --model cutcam"),
+    (
+        "cam_infer",
+        "--labels_A data/many.csv",
+        "label_id 9 is not in 0..3 *this run was trained with so many classes; corr",
+    ),
+    (
+        "cam_infer",
+        "--labels_A data/strange.csv",
+        "strange.csv, line 2: 'zebra' is no class of this run, which knows disc,",
+    ),
     ("cam_infer", "--labels_A nosuch.csv", "nosuch.csv: cannot be read as a label file"),
     ("cam_infer", "--labels_from_folders", "--labels_from_folders needs a sub-folder per class"),
 ]
@@ -285,6 +298,17 @@ INFERENCE = [
 @pytest.mark.parametrize(("script", "flags", "expected"), INFERENCE)
 def test_a_wrong_flag_of_inference(home: Path, script: str, flags: str, expected: str) -> None:
     costs_one_line(script, f"{USE} {flags}", home, *expected.split("*"))
+
+
+def test_classes_by_other_names_than_the_run_has_are_warned_about(home: Path, tmp_path: Path) -> None:
+    table = tmp_path / "other.csv"
+    table.write_text("file,label,label_id\ntestA/00.png,bars,0\ntestA/01.png,frame,1\n")
+    told = run("cam_infer", f"{USE} --labels_A {table} --results_dir {tmp_path}/results", home)
+    assert told.status == 0, told.err
+    assert f"WARNING: {table}: class 0 is 'bars' here and 'disc' in the run; its numbers count" in told.err
+    rows = (tmp_path / "results/run/latest/cams.csv").read_text()
+    assert "disc" in rows
+    assert "bars" not in rows
 
 
 @pytest.mark.parametrize("script", ["test", "cam_infer"])
