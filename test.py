@@ -30,7 +30,9 @@ def main() -> int:
         return translate_given(run) if is_first() else 0
     model = load_trained(run, choose_device(run.runtime.gpu_ids), evaluate=wanted.eval, tile=wanted.tile)
     model.check_translates()
-    dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple, labelled=False)
+    dataset = SingleDataset.for_phase(
+        run, wanted.phase, wanted.num_test, model.size_multiple, labelled=False, smallest=model.smallest_side
+    )
     label = f"{wanted.phase}_{run.experiment.epoch}" + (f"_{run.data.direction}" if run.turned else "")
     folder = Path(wanted.results_dir) / run.experiment.name / label
     results = Results(folder, "images/{kind}/{stem}", threads=writing_threads(), files=dataset.names)

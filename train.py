@@ -31,6 +31,7 @@ def main() -> int:
     seed_everything(run.experiment.seed)
     state = state_to_continue(run.folder, run.experiment.continue_train)
     model = MODELS.get(run.experiment.model).from_options(run).to(device)
+    model.check_training(run)
     model.messages += speed_up(model, Speed.from_options(run.runtime))
     # Inside an epoch the order of samples counts the files it began with.
     kept = state.get("files") if state and state["position"]["step_in_epoch"] else None
@@ -40,7 +41,6 @@ def main() -> int:
         model.load_first_weights()
         if run.experiment.pretrained_name:
             load_pretrained(run, model.nets)
-
     ranks.barrier()  # no rank may meet a folder that the first one has begun to fill
     trainer = trainer_from(run, model, dataset, state, evaluation)
     if state:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,16 +110,35 @@ def read_masks(folder: Path, files: Sequence[str]) -> list[NDArray[np.bool_] | N
     Raises:
         DataError: there is no such folder, or no mask fits an image.
     """
+    return [None if raw is None else target_of(raw) for raw in read_mask_files(folder, files)]
+
+
+def read_mask_files(folder: Path, files: Sequence[str]) -> list[NDArray[Any] | None]:
+    """What the files of masks hold, (H, W) or (H, W, 3), by the images' bare names; None where there is no file.
+
+    Raises:
+        DataError: there is no such folder, or no mask fits an image.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of masks")
     known = {file.stem: file for file in sorted(folder.iterdir()) if file.is_file()}
-    masks = [_mask(known[stem]) if (stem := Path(name).stem) in known else None for name in files]
+    masks = [read_raw(known[stem]) if (stem := Path(name).stem) in known else None for name in files]
     if all(mask is None for mask in masks):
         raise DataError(f"{folder}: holds no mask named like an image, for example {printable(Path(files[0]).name)}")
     return masks
 
 
-def _mask(file: Path) -> NDArray[np.bool_]:
-    raw = read_raw(file)
+def target_of(raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """(H, W): the target in a mask."""
     level: NDArray[np.bool_] = (raw if raw.ndim == 2 else raw.max(axis=2)) > TARGET_LEVEL
     return level
+
+
+def label_map_of(raw: NDArray[Any]) -> NDArray[np.int64] | None:
+    """(H, W) class numbers of pixels; None where the file is a mask of the target.
+
+    A label map has one channel of whole numbers, some of them between 0 and TARGET_LEVEL, as no mask needs.
+    """
+    if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.integer) or not ((raw > 0) & (raw < TARGET_LEVEL)).any():
+        return None
+    return raw.astype(np.int64)

@@ -18,9 +18,6 @@ from data.base import (
     Sample,
     domain_folder,
     histogram,
-    labels_from_folders,
-    labels_from_table,
-    read_labels,
 )
 from data.checkup import (
     at_equal_distances,
@@ -46,6 +43,7 @@ from data.domain import (
     without,
 )
 from data.imagenette import IMAGENETTE, has_training, how_to_get, imagenette_root
+from data.labels import labels_from_folders, labels_from_table, read_labels
 from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError, option
@@ -368,7 +366,7 @@ def labels_of(
         raise OptionError("--labels_from_folders and --labels_A: use one of them")
     table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
     if not options.labels_from_folders and (options.labels_A or table.is_file()):
-        labels, names = labels_from_table(files, root, read_labels(table))
+        labels, names = labels_from_table(files, root, read_labels(table), classes)
         return labels, {**(classes or {}), **names}
     if not any(len(file.relative_to(folder).parts) > 1 for file in files):
         return [UNKNOWN] * len(files), classes or {}

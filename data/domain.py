@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from data.base import (
-    UNKNOWN,
-    DataError,
-    check_labels,
-    labels_from_folders,
-    labels_from_table,
-    read_labels,
-    rows_without_files,
-)
+from data.base import UNKNOWN, DataError
 from data.cache import PixelCache, open_cache
 from data.checkup import (
     BadImage,
@@ -43,6 +35,14 @@ from data.images import (
     parse_window,
     read_counts,
     read_raw,
+)
+from data.labels import (
+    check_labels,
+    labels_from_folders,
+    labels_from_table,
+    read_labels,
+    renamed,
+    rows_without_files,
 )
 from data.on_device import Waiting
 from data.pairing import half_of, place_of
@@ -71,7 +71,7 @@ class FolderOptions(Group):
 
     labels_A: str | None = option(
         None,
-        f"label file of the source (columns file,label,label_id); none: <dataroot>/{LABELS_FILE} if there",
+        f"labels of the source: CSV (file,label,label_id), or JSON of path: class; none: <dataroot>/{LABELS_FILE}",
     )
     labels_from_folders: bool = option(False, "class sub-folders of the source's folder are its labels")
 
@@ -276,7 +276,7 @@ def labels_for(
     if not options.labels_A and not os.path.lexists(table):
         return [UNKNOWN] * len(domain.files), classes or {}
     known = read_labels(table)
-    labels, names = labels_from_table(domain.files, root, known)
+    labels, names = labels_from_table(domain.files, root, known, classes)
     if options.labels_A and all(label == UNKNOWN for label in labels):
         raise DataError(
             f"--labels_A {table}: labels none of the {len(labels)} images of {domain.folder}; its column file must "
@@ -284,6 +284,10 @@ def labels_for(
         )
     if ranks.is_first() and (lost := rows_without_files(known, domain.files, root)):
         warn(lost)
+    if classes and (other := renamed(classes, names)):
+        if ranks.is_first():
+            warn(f"{printable(table)}: {other}; its numbers count, so correct the table where they mean something else")
+        return labels, {**names, **classes}
     return labels, {**(classes or {}), **names}
 
 
@@ -315,7 +319,7 @@ def check_classes(run: RunOptions, labels: Sequence[int], files: Sequence[Path])
     """Raise a DataError where a label is no class of the model's head, if the model has one."""
     num_classes = getattr(run.model, "num_classes", None)
     if num_classes is not None:
-        check_labels(labels, files, num_classes)
+        check_labels(labels, files, num_classes, trained=bool(run.extra) or run.experiment.continue_train)
 
 
 def open_domains(

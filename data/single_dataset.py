@@ -38,7 +38,7 @@ from data.domain import (
 from data.images import DomainFormat, ImageError, image_size
 from data.pairing import HALVES, pairs_of_files, place_of
 from data.sampler import SampleKey
-from data.transforms import Preprocess
+from data.transforms import Preprocess, small
 from options.schema import Group, OptionError
 from util import sharing
 from util.engine.loading import Loader
@@ -81,14 +81,21 @@ class SingleDataset(Dataset):
         preprocess: geometry before the network; random words are dropped.
         target: format that translations are written in.
         bad: files of the domain's folder that were left out.
+        smallest: pixels of a side that the network needs; a smaller image is a bad one.
     """
 
     Options: ClassVar[type[Group]] = FolderOptions
 
     def __init__(
-        self, domain: Domain, root: Path, preprocess: Preprocess, target: DomainFormat, bad: Sequence[BadImage] = ()
+        self,
+        domain: Domain,
+        root: Path,
+        preprocess: Preprocess,
+        target: DomainFormat,
+        bad: Sequence[BadImage] = (),
+        smallest: int = 1,
     ) -> None:
-        self._domain, self.root, self._bad = domain, root, list(bad)
+        self._domain, self.root, self._bad, self._smallest = domain, root, list(bad), smallest
         self._known = len(self._bad)  # from the start
         self._met: dict[int, BadImage] = {}  # by the file's number: found unreadable while images were given out
         self.bad_images = [one.line(domain.folder) for one in bad]
@@ -119,6 +126,7 @@ class SingleDataset(Dataset):
         size_multiple: int = 4,
         labelled: bool = True,
         spread: bool = False,
+        smallest: int = 1,
     ) -> SingleDataset:
         """The source domain of a phase (test falls back to val), read as the run was trained.
 
@@ -128,6 +136,7 @@ class SingleDataset(Dataset):
         Args:
             labelled: labels are wanted; without them all are -1.
             spread: take `most` files at equal distances instead of the first ones.
+            smallest: pixels of a side that the network needs.
 
         Raises:
             DataError: the folder is missing, files cannot be used, or the run kept no formats.
@@ -154,7 +163,7 @@ class SingleDataset(Dataset):
         if labelled:
             labels, names = labels_of_split(domain, run, load_classes(run.folder))
             domain = replace(domain, labels=labels, class_names=names)
-        return cls(domain, root, preprocess_from(run, size_multiple), target, found.bad)
+        return cls(domain, root, preprocess_from(run, size_multiple), target, found.bad, smallest)
 
     @property
     def folder(self) -> Path:
@@ -202,11 +211,15 @@ class SingleDataset(Dataset):
         """File number `file`, as stored and as the network takes it.
 
         Raises:
-            ImageError: it cannot be read, also with --on_bad_image skip.
+            ImageError: it cannot be read, or is too small, also with --on_bad_image skip.
         """
         image, path = self._domain.read(file), self.source_files[file]
-        place = self._domain.numbers[file] if self._domain.numbers else file
-        return WholeImage(image, self._sample(image, file, file), path.relative_to(self._domain.folder), place)
+        place, sample = self._domain.numbers[file] if self._domain.numbers else file, self._sample(image, file, file)
+        if too_small := small(sample.A, self._smallest):
+            own = " x ".join(str(side) for side in image.shape[-2:])
+            advice = "" if self._domain.skip_bad else " (--on_bad_image skip goes on without it)"
+            raise ImageError(f"{str(path)!r} is {own} pixels and {too_small}{advice}")
+        return WholeImage(image, sample, path.relative_to(self._domain.folder), place)
 
     def taken(self, image: Tensor) -> Tensor:
         """An image (C, H, W) in [0, 1] at its file's size, as the network takes it: in [-1, 1], not yet padded."""

@@ -206,6 +206,14 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
     return x, (height, width)
 
 
+def small(image: Tensor, least: int) -> str:
+    """What is to be said of (..., H, W) with a side below `least`, which a network needs; nothing where it has none."""
+    height, width = image.shape[-2:]
+    if min(height, width) >= least:
+        return ""
+    return f"comes to {height} x {width} (height x width), and the network needs sides of {least} pixels or more"
+
+
 def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The top left `size` of (N, C, H, W): undoes `pad_to_multiple`.
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.builders import check_trained_size
 from models.networks.tiling import TiledGenerator
 from options.schema import Group, OptionError
 from util.registry import Registry
@@ -106,6 +107,11 @@ class Model(ABC, Generic[S]):
     keeps_best: bool = False
     plateau_by: str = ""
     pictures: PictureReader | None = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the loss terms by their flags; none: the model always has something to learn from."""
+        return {}
 
     @property
     def averaged_nets(self) -> tuple[str, ...]:
@@ -211,6 +217,11 @@ class Model(ABC, Generic[S]):
             raise OptionError(f"--tile {tile}: {type(self).__name__} cannot work in tiles; leave it out")
 
     @property
+    def smallest_side(self) -> int:
+        """Pixels of a side of the smallest image that can be translated and explained, as the networks take it."""
+        return max(getattr(self.nets[name], "smallest_side", 1) for name in self.inference_nets)
+
+    @property
     def works_in_tiles(self) -> bool:
         """Whether `in_tiles` is in force."""
         return any(isinstance(net, TiledGenerator) for net in self.nets.values())
@@ -232,6 +243,16 @@ class Model(ABC, Generic[S]):
 
     def check_data(self, labels: Sequence[int]) -> None:
         """Called once with the source labels (-1 unknown) before training; raises where they cannot be used."""
+
+    def check_training(self, run: RunOptions) -> None:
+        """Called once before training: raise an OptionError where options that can be used cannot be trained with.
+
+        A trained run is translated with at other sizes, and without D: what only training needs is asked here.
+        """
+        if self.weights and not any(self.weights.values()):
+            flags = ", ".join(f"--{flag} 0" for flag in self.weights)
+            raise OptionError(f"{flags}: nothing would be trained; give one of them a weight above 0")
+        check_trained_size(run, self.nets.values(), self.size_multiple)
 
     def load_first_weights(self) -> None:
         """Called once for a new run before training: read the files, if any, that the first weights come from."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from models.networks import Generator, build_discriminator, build_generator, init_weights
+from models.networks.discriminators import PatchDiscriminator
 from models.networks.stylegan2 import SMALLEST, power_of_two
 from options.schema import OptionError, show
 from util import seeding
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 # Words of --preprocess after which images are of --crop_size, in training or when a run is used.
 FIXING = {"crop", "patch", "trim", "resize", "scale_width"}
+MOST_SIMILARITIES = 4e9  # bytes of the similarities of one layer, in float32; a step needs them several times
 
 
 def generator_from(run: RunOptions, purpose: str = "G", back: bool = False) -> Generator:
@@ -137,6 +140,58 @@ def check_judged_size(run: RunOptions) -> None:
             f"--preprocess {data.preprocess}: --netD stylegan2 judges images of --crop_size, so it must end with crop "
             "or patch; --netD tilestylegan2 takes other sizes"
         )
+
+
+def trained_size(run: RunOptions, multiple: int) -> tuple[int, int] | None:
+    """Height and width of the images of a training, multiples of G's; None where they follow from the files."""
+    data, words = run.data, set(run.data.preprocess.split("_and_"))
+    if words & {"crop", "patch"}:
+        return data.crop_size
+    if words != {"resize"}:
+        return None
+    return _nearest(data.load_size[0], multiple), _nearest(data.load_size[1], multiple)
+
+
+def check_trained_size(run: RunOptions, nets: Iterable[nn.Module], multiple: int) -> None:
+    """Raise an OptionError where images in training are too small for a generator or a patch discriminator.
+
+    Args:
+        multiple: sides of images are multiples of it.
+    """
+    size = trained_size(run, multiple)
+    if size is None:
+        return
+    flag = "load_size" if run.data.preprocess == "resize" else "crop_size"
+    for net in nets:
+        if isinstance(net, Generator) and min(size) < net.smallest_side:
+            least = net.smallest_side
+            raise OptionError(f"--{flag} {show(size)}: --netG {run.networks.netG} needs sides of {least} or more")
+        if isinstance(net, PatchDiscriminator) and min(size) < net.smallest_side:
+            least, levels = -(-net.smallest_side // multiple) * multiple, net.levels_for(min(size))
+            other = f"--netD n_layers --n_layers_D {levels}" if levels else "--netD pixel"
+            raise OptionError(
+                f"--{flag} {show(size)}: --netD {run.networks.netD} halves images {net.n_layers} times and needs sides "
+                f"of {least} or more; raise --{flag}, or take {other}"
+            )
+
+
+def check_similarities(run: RunOptions, net: Generator, layers: Sequence[int], together: int) -> None:
+    """Raise an OptionError where contrasting every position of a layer takes more memory than can be meant.
+
+    Args:
+        layers: that are contrasted.
+        together: images whose positions are contrasted with each other's.
+    """
+    size = trained_size(run, net.size_multiple)
+    for layer in layers if size is not None else ():
+        stride, border = net.feature_stride(layer), net.feature_border(layer)
+        positions = together * math.prod(side // stride + 2 * border for side in size or ())
+        if 4 * positions**2 > MOST_SIMILARITIES:
+            raise OptionError(
+                f"--netF reshape: contrasts every position with every other, {positions} x {positions} numbers "
+                f"({4e-9 * positions**2:.0f} GB) in layer {layer} of --nce_layers; leave that layer out, lower "
+                "--crop_size, or take --netF sample, which draws --num_patches"
+            )
 
 
 def check_penalty(run: RunOptions) -> None:

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from models.base import MODELS, Model, Phase, State
-from models.builders import check_penalty, discriminator_from, generator_from, initialised, rounded_sizes
+from models.builders import (
+    check_penalty,
+    check_similarities,
+    discriminator_from,
+    generator_from,
+    initialised,
+    rounded_sizes,
+)
 from models.cut_options import CutOptions
 from models.losses.diff_augment import diff_augment
 from models.losses.gan import gan_loss, gradient_penalty, r1_penalty
@@ -180,6 +187,17 @@ class CutModel(Model[CutState]):
                 for name, options in zip(opt.extra_losses, run.terms, strict=True)
             ],
         }
+
+    @property
+    def weights(self) -> dict[str, float]:
+        own = {"lambda_GAN": self.lambda_GAN, "lambda_NCE": self.lambda_NCE}
+        return own | ({"extra_losses": 1.0} if self.extras else {})
+
+    def check_training(self, run: RunOptions) -> None:
+        super().check_training(run)
+        if self.lambda_NCE > 0 and self.sampler.netF == "reshape":
+            together = run.data.batch_size if self.all_negatives else 1
+            check_similarities(run, self.generator, self.nce_layers, together)
 
     # -- forward ----------------------------------------------------------------------------------------------
 

@@ -26,7 +26,11 @@ class CutOptions(Group):
     nce_includes_all_negatives_from_minibatch: bool = option(
         False, "negatives from the whole batch instead of the same image"
     )
-    netF: str = option("mlp_sample", "embedding of patches", choices=PATCH_SAMPLERS)
+    netF: str = option(
+        "mlp_sample",
+        "embedding of patches; reshape: of every position of a layer, so for small images",
+        choices=PATCH_SAMPLERS,
+    )
     netF_nc: int = option(256, "length of an embedded patch", low=1)
     nce_T: float = option(0.07, "temperature of the contrastive loss", low=1e-4)
     num_patches: int = option(256, "patches per layer and image", low=1)

@@ -133,6 +133,25 @@ class CutCamModel(CutModel):
         teacher = ClassTeacher(run) if opt.classifier_run is not None else None
         return cut | {"cam_index": head_layer(opt), "opt": opt, "seed": run.experiment.seed, "teacher": teacher}
 
+    @property
+    def weights(self) -> dict[str, float]:
+        own = ("lambda_CLS", "lambda_CAM", "lambda_IDT", "lambda_EDGE")
+        return super().weights | {flag: getattr(self.opt, flag) for flag in own}
+
+    def check_training(self, run: RunOptions) -> None:
+        super().check_training(run)
+        opt = self.opt
+        if opt.cam_method == "gradcam_feature" and opt.cam_pool != "gap":
+            raise OptionError(
+                f"--cam_method gradcam_feature --cam_pool {opt.cam_pool}: its closed form holds for the mean alone; "
+                "use --cam_pool gap, or --cam_method gradcam, which holds for every pooling"
+            )
+        if opt.cam_weight_adv and run.networks.netD == "stylegan2" and "D" in self.nets:
+            raise OptionError(
+                "--cam_weight_adv --netD stylegan2: this D gives one value an image, so there are no places to "
+                "weight; use another --netD, for example basic, or leave --cam_weight_adv out"
+            )
+
     def load_first_weights(self) -> None:
         super().load_first_weights()
         if self.teacher is not None:
@@ -203,7 +222,7 @@ class CutCamModel(CutModel):
         """The map of the target image y for the class the head sees in it."""
         layer = self.cam_index
         feature = state.key_B[layer]
-        if not len(feature):  # y went through G with nobody asking for its features
+        if not len(feature):  # y has not gone through G: no loss asked for G(y)
             feature = self.generator.encode(state.batch.target, [self.nce_layers[layer]])[0]
         hidden = self.head.hidden_map(feature)
         return self.class_map(feature, hidden, self.head.logits_from_hidden(hidden).argmax(1))
@@ -257,7 +276,7 @@ class CutCamModel(CutModel):
             loss = class_consistency(*logits, opt.label_smoothing, seen=state.logits_seen, taught=state.logits_taught)
             terms["CLS"] = opt.lambda_CLS * state.cls_ramp * loss.mean()
         if opt.lambda_CAM * state.cam_ramp > 0:
-            moved = self.bank.compare(state.cam_A, state.cam_fake, state.batch.index)
+            moved = self.bank.compare(state.cam_A, state.cam_fake, state.batch.file_A)
             term = opt.lambda_CAM * (moved * state.has_cam).mean()
             if self.cap.due(state.info.step):
                 self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A))
@@ -271,7 +290,8 @@ class CutCamModel(CutModel):
 
     def _watch(self, state: CutCamState) -> None:
         epoch = int(state.info.progress)
-        self.messages += self.watch.see_maps(rectify(state.cam_A), epoch, used=state.cam_ramp > 0)
+        images = state.batch.file_A  # not the place in the epoch's order, which is another image's in the next epoch
+        self.messages += self.watch.see_maps(rectify(state.cam_A), epoch, used=state.cam_ramp > 0, images=images)
         if state.cls_ramp > 0:
             self.messages += self.watch.see_head(state.logits_A.softmax(1), state.batch.label_A, epoch)
 
@@ -289,7 +309,7 @@ class CutCamModel(CutModel):
         self._all_labelled = min(labels, default=-1) >= 0
         if min(labels, default=-1) < 0 and self.opt.pseudo_labels == "none" and max(labels, default=-1) < 0:
             self.messages.append(
-                "no labels and --pseudo_labels none: the class loss does nothing"
+                "WARNING: no labels and --pseudo_labels none: the class loss does nothing"
                 + ("" if self.opt.cam_method == "label_free" else ", nor does the CAM loss")
             )
 

@@ -54,7 +54,7 @@ class CutCamOptions(CutOptions):
         choices=(*CAM_NORMS, CONTRAST),
     )
     cam_tau: float = option(1.0, "temperature of --cam_norm softmax", low=1e-6)
-    cam_eps: float = option(1e-6, "guard of the maps' normalisation", low=0)
+    cam_eps: float = option(1e-6, "guard of the maps' normalisation", low=1e-12)
     cam_grad_cap: float = option(
         1.0,
         "largest ratio of CAM to NCE gradient on G(x), measured every 50 steps; 0: no cap",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import MODELS, Phase
-from models.builders import check_penalty, initialised, rounded_sizes
+from models.builders import check_penalty, check_similarities, initialised, rounded_sizes
 from models.cycle_gan_model import CycleGanModel, TwoWayState, check_alike, two_way_networks
 from models.losses.gan import gan_loss
 from models.losses.identity import identity_loss
@@ -37,7 +37,11 @@ class DclGanOptions(Group):
     nce_includes_all_negatives_from_minibatch: bool = option(
         False, "negatives from the whole batch instead of the same image"
     )
-    netF: str = option("mlp_sample", "embedding of patches", choices=PATCH_SAMPLERS)
+    netF: str = option(
+        "mlp_sample",
+        "embedding of patches; reshape: of every position of a layer, so for small images",
+        choices=PATCH_SAMPLERS,
+    )
     netF_nc: int = option(256, "length of an embedded patch", low=1)
     nce_T: float = option(0.07, "temperature of the contrastive loss", low=1e-4)
     num_patches: int = option(256, "patches per layer and image", low=1)
@@ -126,6 +130,18 @@ class DclGanModel(CycleGanModel):
         )
         model.messages += rounded_sizes(run, model.size_multiple)
         return model
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"lambda_GAN": self.lambda_GAN, "lambda_NCE": self.lambda_NCE, "lambda_IDT": self.lambda_IDT}
+
+    def check_training(self, run: RunOptions) -> None:
+        super().check_training(run)
+        opt: DclGanOptions = run.model  # type: ignore[assignment]
+        if self.lambda_NCE > 0 and opt.netF == "reshape":
+            together = run.data.batch_size if self.all_negatives else 1
+            generator: Generator = self.nets["G_A"]  # type: ignore[assignment]
+            check_similarities(run, generator, self.nce_layers, together)
 
     # -- forward ----------------------------------------------------------------------------------------------
 

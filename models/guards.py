@@ -131,12 +131,19 @@ class MapMemory:
 
     def __init__(self) -> None:
         self._maps = torch.zeros(0, self.SIDE, self.SIDE)
+        self._images = torch.zeros(0, dtype=torch.int64)
 
-    def watch(self, maps: Tensor) -> None:
-        """Take (N, H, W) rectified maps of N different images; one that is not finite is left out."""
+    def watch(self, maps: Tensor, images: Tensor | None = None) -> None:
+        """Take (N, H, W) rectified maps; one that is not finite is left out.
+
+        Args:
+            images: (N,) int64, which image each is of; none: N images that have not been seen before.
+        """
         small = resize_map(maps.detach(), (self.SIDE, self.SIDE)).cpu()
         finite = small.flatten(1).isfinite().all(1)
+        numbers = torch.full((len(small),), -1) if images is None else images.cpu()
         self._maps = torch.cat([self._maps, small[finite]])[-self.LENGTH :]
+        self._images = torch.cat([self._images, numbers[finite]])[-self.LENGTH :]
 
     @property
     def dead_share(self) -> float:
@@ -147,13 +154,15 @@ class MapMemory:
 
     def correlation(self) -> Tensor:
         """Mean Pearson correlation between maps of different images; NaN with fewer than two."""
-        return cross_image_correlation(self._maps)
+        return cross_image_correlation(self._maps, self._images)
 
     def state(self) -> dict[str, Any]:
-        return {"maps": self._maps.clone()}
+        return {"maps": self._maps.clone(), "images": self._images.clone()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._maps = state["maps"].clone()
+        # Checkpoints of earlier versions do not say which images the maps are of.
+        self._images = state["images"].clone() if "images" in state else torch.full((len(self._maps),), -1)
 
 
 class EpochAlarm:

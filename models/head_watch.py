@@ -36,13 +36,14 @@ class HeadWatch:
         self.collapsed = False
         self._alarm, self._window, self._stop = EpochAlarm(), window, stop
 
-    def see_maps(self, maps: Tensor, epoch: int, used: bool) -> list[str]:
+    def see_maps(self, maps: Tensor, epoch: int, used: bool, images: Tensor | None = None) -> list[str]:
         """Take a step's rectified maps (N, h, w); what there is to say.
 
         Args:
             used: a loss or weight goes by the maps in this step.
+            images: (N,) int64, which image each map is of; none: of images that have not been seen before.
         """
-        self.memory.watch(maps)
+        self.memory.watch(maps, images)
         said = []
         if used and self.memory.dead_share >= DEAD_SHARE and self._alarm.due("dead", epoch):
             said.append(

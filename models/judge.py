@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.base import DataError, check_labels
+from data.base import DataError
 from data.classes_dataset import ClassesDataset, ClassesOptions, hold_out
 from data.domain import Domain, load_classes, load_formats, preprocess_from
 from data.images import Counts, DomainFormat, Window
+from data.labels import check_labels
 from data.sampler import GlobalBatchSampler
 from models import load_trained
 from models.classifier_model import ClassifierModel, ClassifierOptions

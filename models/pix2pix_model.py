@@ -112,6 +112,10 @@ class Pix2PixModel(Model[Pix2PixState]):
         model.messages += rounded_sizes(run, model.size_multiple)
         return model
 
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"lambda_GAN": self.lambda_GAN, "lambda_L1": self.lambda_L1}
+
     def forward_train(self, batch: Batch, info: StepInfo) -> Pix2PixState:
         return Pix2PixState(batch, info, self.generator(batch.A))
 

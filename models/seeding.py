@@ -93,7 +93,8 @@ def otsu(levels: Tensor) -> Tensor:
     """
     count = len(levels)
     rows = levels.flatten(1) + LEVELS * torch.arange(count, device=levels.device)[:, None]
-    # Whole numbers below 2^53 / 255: products of them are exact enough that ties stay ties.
+    # Sums of whole numbers, which float32 holds exactly up to 2^24, thus of maps of up to 256 x 256 pixels. Larger sums
+    # are rounded, equal ones alike: levels that part the same pixels stay ties.
     histogram = torch.bincount(rows.flatten(), minlength=LEVELS * count).view(count, LEVELS)
     values = histogram * torch.arange(LEVELS, device=levels.device)
     below, sum_below = histogram.cumsum(1)[:, :-1].float(), values.cumsum(1)[:, :-1].float()

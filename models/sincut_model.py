@@ -95,6 +95,10 @@ class SincutModel(CutModel):
         return super().arguments_from(run) | {"lambda_identity": opt.lambda_identity}
 
     @property
+    def weights(self) -> dict[str, float]:
+        return super().weights | {"lambda_identity": self.lambda_identity}
+
+    @property
     def translates_target(self) -> bool:
         return super().translates_target or self.lambda_identity > 0
 

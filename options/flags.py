@@ -18,7 +18,7 @@ MEANINGLESS = {
     "easy_label": "runs are listed by --name",
     "display_winsize": "pictures are shown at their own size",
     "random_scale_max": "only --dataset_mode singleimage zooms by it",
-    "evaluation_freq": "scores come from the logs of the run, not from inside the training loop",
+    "evaluation_freq": "--eval_freq measures while training, in epochs",
     "pool_size": "CUT's loop has no image pool",
     "nfdf": "no network of SRUNIT has that width; its own code does not read it either",
     "load_model": "the networks to load follow from the run",

@@ -305,7 +305,7 @@ class Evaluation(Group):
     boxes: str | None = option(None, "table of targets (file,x0,y0,x1,y1); none: <dataroot>/boxes.csv if there")
     masks: str | None = option(None, "folder of target masks; none: masks_<phase> or masks/FOLDER of <dataroot>")
     segmenter: str | None = option(
-        None, "MODULE:FUNCTION of your own, (1, C, H, W) in [0, 1] to target or not, for mIoU"
+        None, "MODULE:FUNCTION of your own, (1, C, H, W) in [0, 1] to target or not, or to class numbers, for mIoU"
     )
     judge_epochs: int = option(
         25, "of the independent classifiers, and of the one trained on translations; few judge fast and badly", low=1

@@ -29,3 +29,17 @@ def test_masks_below_the_folder_of_their_images(tmp_path: Path) -> None:
     assert areas(tmp_path, files) == [1.0, 0.0]
     draw(tmp_path / "masks_test/1.png", 255)  # the usual place goes before
     assert areas(tmp_path, files) == [0.0, 1.0]
+
+
+def test_masks_with_other_values_than_a_mask_needs_are_label_maps(tmp_path: Path) -> None:
+    files = [draw(tmp_path / f"testA/{n}.png", 7) for n in range(3)]
+    for number, value in enumerate((5, 0)):
+        draw(tmp_path / f"masks_test/{number}.png", value)
+    found = find_boxes(tmp_path, "test", files, None, None)
+    assert found is not None
+    assert [None if one is None else one.max() for one in found.label_maps] == [5, 0, None]
+    draw(tmp_path / "masks_test/0.png", 255)
+    draw(tmp_path / "masks_test/1.png", 128)  # a shadow
+    found = find_boxes(tmp_path, "test", files, None, None)
+    assert found is not None
+    assert list(found.label_maps) == []

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -39,7 +41,10 @@ EQUAL = "both must be equal"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_home(tmp_path_factory.mktemp("home"))
+    home = make_home(tmp_path_factory.mktemp("home"))
+    (home / "data/many.csv").write_text("file,label_id\ntestA/00.png,9\n")
+    (home / "data/strange.csv").write_text("file,label\ntestA/00.png,zebra\n")
+    return home
 
 
 def costs_one_line(script: str, flags: str, home: Path, *words: str) -> None:
@@ -121,6 +126,53 @@ FLAGS = [
     (CUT, "--window_A 10", "--window_A 10: window '10' is none of auto, image, LO,HI (counts) and LO%,HI%"),
     (CUT, "--window_B nan,1", "--window_B nan,1: a window needs finite LO < HI"),
     (CUT, "--window_B 5%,200%", "--window_B 5%,200%: *percentiles lie between 0% and 100%"),
+    # what loads but cannot be trained with
+    (
+        CUTCAM,
+        "--cam_method gradcam_feature --cam_pool lse",
+        "--cam_pool lse: *use --cam_pool gap, or --cam_method gradcam",
+    ),
+    (
+        CUTCAM,
+        "--cam_method gradcam_feature --cam_pool topk",
+        "--cam_method gradcam_feature --cam_pool topk: its closed",
+    ),
+    (
+        CUTCAM,
+        "--cam_weight_adv --netD stylegan2",
+        "--cam_weight_adv --netD stylegan2: *one value an image*another --netD",
+    ),
+    (CUTCAM, "--cam_eps 0", "--cam_eps 0.0: must be at least 1e-12"),
+    (CUT, "--lambda_GAN 0 --lambda_NCE 0", "--lambda_GAN 0, --lambda_NCE 0: nothing would be trained; give one"),
+    (
+        CUTCAM,
+        "--lambda_GAN 0 --lambda_NCE 0 --lambda_CLS 0 --lambda_CAM 0",
+        "--lambda_CLS 0, --lambda_CAM 0, --lambda_IDT 0, --lambda_EDGE 0: nothing would be trained",
+    ),
+    ("--model dclgan", "--lambda_GAN 0 --lambda_NCE 0 --lambda_IDT 0", "--lambda_IDT 0: nothing would be trained"),
+    ("--model sincut", "--lambda_GAN 0 --lambda_NCE 0 --lambda_identity 0", "--lambda_identity 0: nothing would be"),
+    # images that are too small for D or G, or too large for every position
+    (CUT, "--load_size 20 --crop_size 16", "--crop_size 16,16: --netD basic halves*sides of 24*--n_layers_D 2"),
+    (CUT, "--crop_size 12", "--crop_size 12,12: --netD basic *needs sides of 24 or more; raise --crop_size, or take"),
+    (CUT, "--crop_size 32 16", "--crop_size 32,16: --netD basic halves images 3 times and needs sides of 24 or more"),
+    (CUT, "--crop_size 16 --normD batch", "--crop_size 16,16: --netD basic halves images 3 times"),
+    (
+        CUT,
+        "--preprocess resize --load_size 20",
+        "--load_size 20,20: --netD basic *raise --load_size, or take --netD n_l",
+    ),
+    (CUT, "--netD n_layers --n_layers_D 7", "--netD n_layers halves images 7 times*sides of 384*--n_layers_D 3"),
+    (
+        CUT,
+        "--netD n_layers --n_layers_D 1 --crop_size 4",
+        "--crop_size 4,4: --netG resnet_6blocks needs sides of 8 or more",
+    ),
+    ("--model cycle_gan", "--crop_size 16", "--crop_size 16,16: --netD basic halves images 3 times"),
+    (
+        CUT,
+        "--netF reshape --load_size 256 --crop_size 256",
+        "--netF reshape: *68644 x 68644 numbers (19 GB) in layer 0 of --nce_layers; leave that layer out, lower",
+    ),
     # names and places
     (CUT, "--name ../x", f"--name ../x: {LEADS}"),
     (CUT, "--name a/../../x", f"--name a/../../x: {LEADS}"),
@@ -228,6 +280,16 @@ INFERENCE = [
     ("cam_infer", "--overlay_strength nan", "--overlay_strength nan: is no number"),
     ("cam_infer", "--colormap foo", "--colormap foo: choose one of jet"),
     ("cam_infer", "--name plain", "has no class head, so there are no maps; train with --model cutcam"),
+    (
+        "cam_infer",
+        "--labels_A data/many.csv",
+        "label_id 9 is not in 0..3 *this run was trained with so many classes; corr",
+    ),
+    (
+        "cam_infer",
+        "--labels_A data/strange.csv",
+        "strange.csv, line 2: 'zebra' is no class of this run, which knows disc,",
+    ),
     ("cam_infer", "--labels_A nosuch.csv", "nosuch.csv: cannot be read as a label file"),
     ("cam_infer", "--labels_from_folders", "--labels_from_folders needs a sub-folder per class"),
 ]
@@ -236,6 +298,37 @@ INFERENCE = [
 @pytest.mark.parametrize(("script", "flags", "expected"), INFERENCE)
 def test_a_wrong_flag_of_inference(home: Path, script: str, flags: str, expected: str) -> None:
     costs_one_line(script, f"{USE} {flags}", home, *expected.split("*"))
+
+
+def test_classes_by_other_names_than_the_run_has_are_warned_about(home: Path, tmp_path: Path) -> None:
+    table = tmp_path / "other.csv"
+    table.write_text("file,label,label_id\ntestA/00.png,bars,0\ntestA/01.png,frame,1\n")
+    told = run("cam_infer", f"{USE} --labels_A {table} --results_dir {tmp_path}/results", home)
+    assert told.status == 0, told.err
+    assert f"WARNING: {table}: class 0 is 'bars' here and 'disc' in the run; its numbers count" in told.err
+    rows = (tmp_path / "results/run/latest/cams.csv").read_text()
+    assert "disc" in rows
+    assert "bars" not in rows
+
+
+@pytest.mark.parametrize("script", ["test", "cam_infer"])
+def test_an_image_that_is_too_small_is_a_bad_image(home: Path, tmp_path: Path, script: str) -> None:
+    own = tmp_path / "data/testA"
+    shutil.copytree(home / "data/testA", own)
+    for name, size in (("0.png", (3, 255)), ("1.png", (1, 1)), ("2.png", (8, 8))):
+        assert cv2.imwrite(str(own / name), np.zeros((*size, 3), np.uint8))
+    flags = f"--dataroot {tmp_path}/data --name run --gpu_ids -1 --preprocess none --results_dir {tmp_path}/results"
+    told = run(script, flags, home)
+    assert (told.status, told.err.count("error: ")) == (2, 1)
+    words = "/0.png' is 3 x 255 pixels and comes to 4 x 256 (height x width), and the network needs sides of 8 pixels"
+    assert words in told.err
+    assert "(--on_bad_image skip goes on without it)" in told.err
+    told = run(script, f"{flags} --on_bad_image skip", home)
+    assert told.status == 0, told.err
+    assert "testA/1.png: is 1 x 1 pixels and comes to 4 x 4" in told.err
+    assert "6 images translated" in told.out
+    given = run(script, f"{flags} --input {own}/0.png --output {tmp_path}/given", home)
+    assert (given.status, given.err.count("the network needs sides of 8 pixels or more")) == (2, 1)
 
 
 # --- run folders that are damaged, or come from strangers

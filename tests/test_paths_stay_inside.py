@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data.base import labels_from_table, read_labels
+from data.labels import labels_from_table, read_labels
 from tests.commands import SHORT, make_home, run, tree
 from tests.conftest import TINY, picture
 from util.visual.html import Row, write_results_page

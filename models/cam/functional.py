@@ -173,17 +173,20 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     return (_unit_deviation(a) * _unit_deviation(b)).sum(dim=1)
 
 
-def cross_image_correlation(maps: Tensor) -> Tensor:
-    """Mean Pearson correlation over all pairs of different images, (M,H,W) -> scalar.
+def cross_image_correlation(maps: Tensor, images: Tensor | None = None) -> Tensor:
+    """Mean Pearson correlation over all pairs of maps of different images, (M,H,W) -> scalar.
 
-    High values say that the map does not depend on the image (a positional map). NaN for fewer than two maps:
-    there is nothing to compare.
+    High values say that the map does not depend on the image (a positional map). NaN without such a pair: there is
+    nothing to compare.
+
+    Args:
+        images: (M,) int64, which image each map is of; -1, or none at all: of one that no other map is of.
     """
-    count = maps.shape[0]
-    if count < 2:
-        return torch.full((), math.nan, device=maps.device)
+    images = torch.full((len(maps),), -1, device=maps.device) if images is None else images
+    differ = (images[:, None] != images) | (images < 0)
+    pairs = differ.fill_diagonal_(False).sum()
     rows = _unit_deviation(maps)
-    return (rows.sum(dim=0).square().sum() - rows.square().sum()) / (count * (count - 1))
+    return ((rows @ rows.T) * differ.to(rows)).sum() / pairs  # 0 / 0 is NaN
 
 
 def entropy(cam: Tensor) -> Tensor:

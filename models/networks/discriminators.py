@@ -66,6 +66,18 @@ class PatchDiscriminator(nn.Module):
         """Rows and columns of the map of values for an image of height x width pixels."""
         return self._positions(height), self._positions(width)
 
+    @property
+    def smallest_side(self) -> int:
+        """Pixels of a side of the smallest image that is judged: three positions are left before the last two layers.
+
+        With fewer, the last norm but one would see a single position, or the last convolution none.
+        """
+        return 3 << self.n_layers
+
+    def levels_for(self, pixels: int) -> int:
+        """Most levels with which an image of such a side is judged; 0: none."""
+        return max((pixels // 3).bit_length() - 1, 0)
+
     def _positions(self, pixels: int) -> int:
         for _ in range(self.n_layers):
             pixels = pixels // 2 if self.antialias else (pixels - 2) // 2 + 1

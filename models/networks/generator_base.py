@@ -95,6 +95,11 @@ class Generator(nn.Module, ABC):
         return self._run(x, layers, decode=False)[1] if layers else []
 
     @property
+    def smallest_side(self) -> int:
+        """Pixels of a side of the smallest image that goes through."""
+        return self.size_multiple
+
+    @property
     def valid_layers(self) -> tuple[int, ...]:
         """The layer ids that can be asked for."""
         return tuple(range(len(self._taps)))

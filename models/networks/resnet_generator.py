@@ -60,6 +60,10 @@ class ResnetGenerator(Generator):
         super().__init__(build.taps)
         self.model = nn.Sequential(*build.modules)
 
+    @property
+    def smallest_side(self) -> int:
+        return 2 * self.size_multiple  # the blocks reflect a border of one position, which takes two
+
     def _run(self, x: Tensor, layers: Sequence[int], decode: bool) -> tuple[Tensor, list[Tensor]]:
         return run_in_order(self.model, x, layers, decode)
 

@@ -83,6 +83,10 @@ class TiledGenerator(Generator):
         self.tile = tile
         self.train(generator.training)
 
+    @property
+    def smallest_side(self) -> int:
+        return self.generator.smallest_side
+
     def _run(self, x: Tensor, layers: Sequence[int], decode: bool) -> tuple[Tensor, list[Tensor]]:
         """As the wrapped generator's.
 

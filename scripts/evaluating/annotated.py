@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from data.annotations import read_boxes, read_masks, read_pairs
+from data.annotations import label_map_of, read_boxes, read_mask_files, read_pairs, target_of
 from data.pairing import pairs_by_name
 from options.groups import Evaluation
 from options.parse import RunOptions
@@ -59,10 +62,21 @@ def find_boxes(root: Path, phase: str, files: Sequence[Path], boxes: str | None,
     with_boxes, with_masks = bool(boxes) or table.is_file(), bool(masks) or folder.is_dir()
     if not with_boxes and not with_masks:
         return None
+    drawn = read_mask_files(folder, names) if with_masks else [None for _ in names]
     return Boxes(
         read_boxes(table, names) if with_boxes else [[] for _ in names],
-        read_masks(folder, names) if with_masks else [None for _ in names],
+        [None if raw is None else target_of(raw) for raw in drawn],
+        _label_maps(drawn),
     )
+
+
+def _label_maps(drawn: Sequence[NDArray[Any] | None]) -> list[NDArray[np.int64] | None]:
+    """Of files of masks, as class numbers where any of them is a label map; none where all are masks."""
+    maps = [None if raw is None else label_map_of(raw) for raw in drawn]
+    if all(one is None for one in maps):
+        return []
+    # Beside label maps, a file of 0 alone, or of 255, is one too: it shows one class.
+    return [None if raw is None or raw.ndim != 2 else raw.astype(np.int64) for raw in drawn]
 
 
 def _masks_in(root: Path, phase: str, names: Sequence[str]) -> Path:

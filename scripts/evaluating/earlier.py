@@ -145,7 +145,10 @@ def _weights(run: RunOptions) -> str:
 
 def _plain(boxes: Boxes) -> list[Any]:
     masks = [None if one is None else [*one.shape, hashlib.sha256(one.tobytes()).hexdigest()] for one in boxes.masks]
-    return [list(boxes.rectangles), masks]
+    plain = [list(boxes.rectangles), masks]
+    # Only where there are some: those of earlier versions stay the same.
+    maps = [None if one is None else hashlib.sha256(one.tobytes()).hexdigest() for one in boxes.label_maps]
+    return [*plain, maps] if maps else plain
 
 
 def _digest(plain: Any) -> str:

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.base import UNKNOWN, DataError, labels_from_table, read_labels
+from data.base import UNKNOWN, DataError
 from data.checkup import check_up, require_usable
-from data.domain import LABELS_FILE, open_domain
+from data.domain import LABELS_FILE, load_classes, open_domain
 from data.images import DomainFormat, decode, unit_to_uint8
+from data.labels import labels_from_table, read_labels
 from data.pairing import place_of
 from data.single_dataset import SingleDataset, WholeImage
 from models.base import Explanation, Model
@@ -69,7 +70,7 @@ def target_set(run: RunOptions, phase: str, fmt: DomainFormat, most: float) -> I
     table = root / LABELS_FILE
     labels = [UNKNOWN] * len(domain.files)
     if table.is_file():  # the target's labels are for measuring; training never reads them
-        labels, _ = labels_from_table(domain.files, root, read_labels(table))
+        labels, _ = labels_from_table(domain.files, root, read_labels(table), load_classes(run.folder))
     return ImageSet(place.name, domain.files, domain.read, labels)
 
 

@@ -103,6 +103,9 @@ def _figures(bench: Bench, material: Material, record: Mapping[str, Any]) -> dic
     if "flips" in record["tables"]:
         table = record["tables"]["flips"]
         found["Semantic flips"] = confusion_figure(table["counts"], table["classes"])
+    if "pixels" in record["tables"]:
+        table = record["tables"]["pixels"]
+        found["Pixels by class"] = confusion_figure(table["counts"], table["classes"])
     return found
 
 

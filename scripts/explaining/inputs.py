@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.base import UNKNOWN, DataError, read_labels
+from data.base import UNKNOWN, DataError
 from data.checkup import BadImage, Checkup, look_at, reason_of, scan_folder
 from data.classes_dataset import ClassesDataset, ClassesOptions, kind_of
 from data.decoders import EXTENSIONS
 from data.domain import LABELS_FILE, Domain, load_classes, load_formats, open_domain, preprocess_from
 from data.imagenette import IMAGENETTE
 from data.images import ImageError
+from data.labels import read_labels
 from data.single_dataset import SingleDataset
 from data.transforms import Preprocess
 from options.groups import Explanation, Inference
@@ -255,7 +256,7 @@ def _labels(files: Sequence[Path], run: RunOptions, names: Mapping[int, str]) ->
     """True classes: from the label table of the data root the files lie in, else from a folder named after a class."""
     root, numbers = Path(run.data.dataroot), {name: label for label, name in names.items()}
     table = Path(getattr(run.dataset, "labels_A", None) or root / LABELS_FILE)
-    known = read_labels(table) if run.data.dataroot and table.is_file() else None
+    known = read_labels(table).numbered_as(names) if run.data.dataroot and table.is_file() else None
     labels = []
     for file in files:
         place = Path(os.path.abspath(file))

@@ -49,7 +49,8 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     """
     wanted, look = extra(run, Inference), extra(run, ExplanationOptions)
     model = load_trained(run, device, evaluate=wanted.eval, tile=wanted.tile)
-    dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, model.size_multiple)
+    multiple, least = model.size_multiple, model.smallest_side
+    dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, multiple, smallest=least)
     model.check_class(look.class_idx)
     if look.class_idx < 0:
         check_classes(run, dataset.labels, dataset.source_files)

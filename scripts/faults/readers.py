@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.base import DataError, labels_from_folders, labels_from_table, read_labels
+from data.base import DataError
 from data.decoders import ImageError, describe, read_raw
 from data.domain import load_classes, load_formats, save_formats
 from data.images import DomainFormat, Window
+from data.labels import labels_from_folders, labels_from_table, read_labels
 from options.parse import train_options
 from options.yaml_config import dump_yaml
 from scripts.faults.mutants import state_with_checksum
@@ -149,6 +150,9 @@ def _label_files() -> tuple[Specimen, ...]:
         "plain/labels.csv": rows,
         "quoted/labels.csv": 'label_id,file,note\n2,"trainA/a.png","x, ""y""\nz"\n3,b.png,\n,e.png,none\n',
         "windows/labels.csv": "\ufeff" + rows.replace("\n", "\r\n").replace("/", "\\"),
+        "names/labels.csv": "file,label\ntrainA/a.png,car\nb.png,truck\n",
+        "names/labels.json": '{"trainA/a.png": "car", "trainA/b.png": "truck", "é.png": null}',
+        "numbers/labels.json": '{"trainA/a.png": 3, "b.png": 0}',
     }
     return tuple(Specimen(name, "labels", text.encode()) for name, text in texts.items())
 

@@ -196,6 +196,16 @@ def test_cross_image_correlation_is_the_mean_over_pairs() -> None:
     positional = m[:1] * torch.tensor([1.0, 2.0, 5.0])[:, None, None]
     assert cf.cross_image_correlation(positional).item() == pytest.approx(1.0)
     assert math.isnan(cf.cross_image_correlation(m[:1]).item())
+    assert math.isnan(cf.cross_image_correlation(m[:0]).item())
+
+
+def test_maps_of_one_image_are_not_compared_with_each_other() -> None:
+    m = torch.rand(4, 5, 6, dtype=torch.float64)
+    table = np.corrcoef(m.flatten(1).numpy())
+    pairs = [(0, 1), (0, 3), (1, 2), (2, 3)]  # 0 and 2 are of one image, 1 and 3 of another
+    found = cf.cross_image_correlation(m, torch.tensor([7, 2, 7, 2])).item()
+    assert found == pytest.approx(np.mean([table[pair] for pair in pairs]), abs=1e-12)
+    assert math.isnan(cf.cross_image_correlation(m, torch.full((4,), 3)).item())
 
 
 def test_statistics_of_flat_dead_and_peaked_maps() -> None:

@@ -12,15 +12,12 @@ from data.base import (
     UNKNOWN,
     DataError,
     Sample,
-    check_labels,
     collate,
     domain_folder,
     histogram,
-    labels_from_folders,
-    labels_from_table,
-    read_labels,
 )
 from data.checkup import scan_folder
+from data.labels import check_labels, labels_from_folders, labels_from_table, read_labels
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -123,8 +120,8 @@ def test_tables_of_several_programs_read_the_same(tmp_path: Path, text: bytes) -
     ("text", "message"),
     [
         (
-            "file,label\na.png,bus\n",
-            r"labels.csv: lacks the column label_id; its first line has 'file', 'label'",
+            "file,class\na.png,bus\n",
+            r"labels.csv: lacks the column label_id; its first line has 'file', 'class'",
         ),
         (
             "file;label_id\na.png;1\n",
@@ -191,6 +188,8 @@ def test_ids_must_be_classes_of_the_head() -> None:
     check_labels([0, 6, -1], files, 7)
     with pytest.raises(DataError, match=r"1.png: label_id 7 is not in 0..6 \(-1: unknown\); raise --num_classes"):
         check_labels([0, 7, -1], files, 7)
+    with pytest.raises(DataError, match=r"1.png: label_id 7 is not .*; this run was trained with so many classes; co"):
+        check_labels([0, 7, -1], files, 7, trained=True)
     with pytest.raises(DataError, match=r"2.png: label_id -2 is not in 0..6"):
         check_labels([0, 6, -2], files, 7)
 

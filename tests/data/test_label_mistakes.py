@@ -9,7 +9,8 @@ from typing import Literal
 
 import pytest
 
-from data.base import UNKNOWN, DataError, labels_from_table, read_labels, rows_without_files
+from data.base import UNKNOWN, DataError
+from data.labels import labels_from_table, read_labels, renamed, rows_without_files
 from tests.commands import SHORT, run
 from tests.conftest import TINY, make_data
 
@@ -61,7 +62,8 @@ def test_accents_are_the_same_in_either_encoding(tmp_path: Path) -> None:
 BAD: list[tuple[str | bytes, tuple[str, ...]]] = [
     # columns
     ("name,class\na,1\n", ("labels.csv: lacks the column file and label_id", "should be file,label,label_id")),
-    ("file,label\na,x\n", ("lacks the column label_id; its first line has 'file', 'label'",)),
+    ("file,class\na,x\n", ("lacks the column label_id; its first line has 'file', 'class'",)),
+    ("file,label,label\na,x,y\n", ("names the column label twice; rename one",)),
     (ROWS, ("lacks the column file and label_id; its first line has 'trainA/00.png', 'bus', '0'",)),
     ("file,label_id,label_id\na,1,2\n", ("names the column label_id twice; rename one",)),
     ("", ("its first line has nothing and should be file,label,label_id",)),
@@ -85,6 +87,7 @@ BAD: list[tuple[str | bytes, tuple[str, ...]]] = [
     (HEAD + "trainA/00.png,x,\u0661\n", ("label_id '\u0661' is no whole number",)),
     (HEAD + "trainA/00.png,x,bus\n", ("label_id 'bus' is no whole number",)),
     (HEAD + f"trainA/00.png,x,{'9' * 5000}\n", (f"label_id '{'9' * 40}' is no whole number",)),
+    (HEAD + "trainA/00.png,bus,\n", ("line 2: has the label 'bus' but no label_id; write 0, 1, 2", "without a column")),
     (HEAD + ROWS + "trainA/00.png,bus,0\n", ("line 4: trainA/00.png appears twice, first in line 2; keep one",)),
     (HEAD + ROWS + "trainA\\00.png,bus,3\n", ("line 4: trainA/00.png appears twice, first in line 2; keep one",)),
 ]
@@ -171,3 +174,89 @@ def test_a_default_table_that_is_no_file_is_not_passed_over(tmp_path: Path, kind
     outcome = run("train", flags, tmp_path)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "data/labels.csv: cannot be read as a label file" in outcome.err
+
+
+# --- names without numbers, JSON, and names that contradict each other
+
+FILES = ("trainA/00.png", "trainA/01.png", "trainA/02.png", "trainA/03.png")
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "file,label\ntrainA/00.png,car\ntrainA/01.png, bus\ntrainA/02.png,\ntrainB/9.png,ape\n"),
+        ("a.csv", "label,file\ncar,00.png\nbus,01.png\n-1,02.png\nape,x.png\n"),
+        ("a.json", '{"trainA/00.png": "car", "trainA\\\\01.png": "bus", "02.png": null, "x.png": "ape"}'),
+    ],
+)
+def test_names_alone_are_numbered_in_their_order_or_as_the_run_has_them(tmp_path: Path, name: str, text: str) -> None:
+    known, files = read_labels(written(tmp_path, name, text)), [tmp_path / file for file in FILES]
+    assert labels_from_table(files, tmp_path, known) == ([2, 1, -1, -1], {0: "ape", 1: "bus", 2: "car"})
+    trained = {0: "car", 3: "bus"}
+    assert labels_from_table(files, tmp_path, known, trained) == ([0, 3, -1, -1], trained)
+    with pytest.raises(DataError, match=r"(line|entry) 2?.*'bus' is no class of this run, which knows car, van"):
+        labels_from_table(files, tmp_path, known, {0: "car", 1: "van"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "file,label\ntrainA/00.png,10\ntrainA/01.png,9\n"),
+        ("a.csv", "file,label_id\ntrainA/00.png,10\ntrainA/01.png,9\n"),
+        ("a.json", '{"trainA/00.png": 10, "trainA/01.png": 9, "trainA/02.png": null, "trainA/03.png": -1}'),
+        ("a.JSON", '{"trainA/00.png": "10", "trainA/01.png": "9"}'),
+    ],
+)
+def test_numbers_are_ids_whatever_their_column_is_called(tmp_path: Path, name: str, text: str) -> None:
+    known, files = read_labels(written(tmp_path, name, text)), [tmp_path / file for file in FILES]
+    assert labels_from_table(files, tmp_path, known, {9: "bus"}) == ([10, 9, -1, -1], {9: "9", 10: "10"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('["trainA/00.png"]', "should be an object of path: class"),
+        ('{"trainA/00.png": 0.5}', "entry 1: should be an object of path: class"),
+        ('{"x.png": 0, "trainA/00.png": true}', "entry 2: should be an object of path: class"),
+        ('{"trainA/00.png": {"label": 1}}', "entry 1: should be an object of path: class"),
+        ('{"x.png": "car", "trainA/00.png": 1}', "entry 2: is a number, and other entries are names"),
+        ('{"trainA/00.png": 0, "trainA/00.png": 1}', "appears twice"),
+        ('{"trainA/00.png": 0', "is damaged"),
+    ],
+)
+def test_a_bad_json_of_labels_is_named_with_its_fault(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        read_labels(written(tmp_path, "a.json", text))
+    assert str(caught.value).startswith(f"{tmp_path}/a.json")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            "trainA/02.png,car,2",
+            r"line 4: has 'car' with label_id 2, and line 3 has 'car' with label_id 1; a cl",
+        ),
+        (
+            "trainA/02.png,van,1",
+            r"line 4: has 'van' with label_id 1, and line 3 has 'car' with label_id 1; a cl",
+        ),
+    ],
+)
+def test_one_name_has_one_number(tmp_path: Path, row: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        labelled(tmp_path, f"{HEAD}{ROWS}{row}\n", *FILES)
+    assert labelled(tmp_path, f"{HEAD}{ROWS}{row}\n", *FILES[:2]) == [0, 1]  # of another domain, nobody's concern
+    assert labelled(tmp_path, f"{HEAD}{ROWS}trainA/02.png,,1\ntrainA/03.png,van,-1\n", *FILES) == [0, 1, 1, -1]
+
+
+def test_names_that_are_others_than_the_run_has_are_told() -> None:
+    assert renamed({0: "car", 1: "bus"}, {0: "car", 2: "van"}) == ""
+    assert renamed({0: "0", 1: "bus"}, {0: "car", 1: "1"}) == ""  # ids stand for classes without a name
+    assert renamed({0: "car", 1: "bus"}, {1: "car", 0: "van"}) == "class 0 is 'van' here and 'car' in the run"

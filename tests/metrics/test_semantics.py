@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from util.engine.measuring import Clock, measure
 from util.metrics import METRICS
-from util.metrics.base import Boxes, ImageSet, Judge, Material, MetricError
+from util.metrics.base import Boxes, ImageSet, Judge, Material, MetricError, Scores
 
 if TYPE_CHECKING:
     from tests.metrics.conftest import SetMaker
@@ -98,6 +99,47 @@ def test_iou_of_target_and_background(images_of: SetMaker) -> None:
     assert scores.values["mIoU"].value == pytest.approx(1 / 3)  # of the background as well
     with pytest.raises(MetricError, match="needs masks of the size of their images"):
         METRICS.get("segmentation")().compute(Material(**{**vars(whole), "boxes": Boxes([[], []], [None, None])}))
+
+
+CLASSES = np.array([[0, 0, 2, 2], [0, 0, 5, 255]])
+
+
+def classes_of(segmenter: Callable[[Tensor], Tensor], images_of: SetMaker, maps: list[Any]) -> Scores:
+    given = images_of([torch.zeros(1, 2, 4)] * len(maps))
+    masks = [None if one is None else one > 128 for one in maps]
+    boxes = Boxes([[]] * len(maps), masks, maps)
+    return METRICS.get("segmentation")().compute(Material(given, given, boxes=boxes, segmenter=segmenter))
+
+
+def test_pixels_keep_their_class_or_are_told_by_what_they_became(images_of: SetMaker) -> None:
+    seen = torch.tensor([[[0, 2, 2, 2], [0, 0, 2, 2]]])
+    scores = classes_of(lambda image: seen, images_of, [CLASSES, None])
+    values = {name: value.value for name, value in scores.values.items()}
+    expected = {"iou_0": 3 / 4, "iou_2": 2 / 4, "iou_5": 0.0, "pixel_accuracy": 5 / 7, "mIoU": 5 / 12}
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
+    assert scores.values["mIoU"].kind == "3 classes"
+    assert scores.per_image["iou_image"] == [pytest.approx(5 / 12), None]
+    assert scores.tables["pixels"] == {"classes": ["0", "2", "5"], "counts": [[3, 1, 0], [0, 2, 0], [0, 1, 0]]}
+    alike = classes_of(lambda image: torch.from_numpy(CLASSES)[None], images_of, [CLASSES])
+    assert alike.values["mIoU"].value == alike.values["pixel_accuracy"].value == 1.0
+
+
+def test_classes_and_a_target_are_not_taken_for_each_other(images_of: SetMaker) -> None:
+    with pytest.raises(
+        MetricError, match=r"label maps \(values 0, 2, 5, 255\), and the segmenter gives torch.bool; it"
+    ):
+        classes_of(lambda image: image[:, 0] > 0.5, images_of, [CLASSES])
+    with pytest.raises(MetricError, match="all pixels of the label maps are 255"):
+        classes_of(lambda image: torch.zeros(1, 2, 4, dtype=torch.int64), images_of, [np.full((2, 4), 255)])
+    given, mask = images_of([torch.zeros(1, 2, 4)]), np.ones((2, 4), np.bool_)
+
+    def twos(image: Tensor) -> Tensor:
+        return torch.full((1, 2, 4), 2)
+
+    with pytest.raises(
+        MetricError, match=r"classes of pixels \(up to 2\), and the masks are 0 and 255; give label maps"
+    ):
+        METRICS.get("segmentation")().compute(Material(given, given, boxes=Boxes([[]], [mask]), segmenter=twos))
 
 
 def test_what_lacks_is_said_beside_the_name_and_is_an_error_where_asked_for(material: Material) -> None:

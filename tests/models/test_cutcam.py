@@ -117,7 +117,7 @@ def test_an_unknown_class_is_explained_by_the_heads_choice_but_not_trained_on(
     assert weights.d_fake is not None
     assert bool((weights.d_fake == 1).all())
     assert made.model.messages == [
-        "no labels and --pseudo_labels none: the class loss does nothing, nor does the CAM loss"
+        "WARNING: no labels and --pseudo_labels none: the class loss does nothing, nor does the CAM loss"
     ]
 
 

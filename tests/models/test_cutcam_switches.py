@@ -142,3 +142,14 @@ def test_quiet_does_not_silence_warnings(
 ) -> None:
     train_run("a", data(), *HEAD, "--quiet", "--lambda_CLS", "0", "--max_iters", "1")
     assert "nothing trains the class head" in capsys.readouterr().err
+
+
+def test_an_image_is_the_same_wherever_it_stands_in_an_epoch(bench: BenchMaker, data: DataMaker) -> None:
+    """One source image, which comes as often as there are images of the target: it has no other to differ from."""
+    case = bench(*HEAD, "--cam_norm", "contrast", data=data(count=(1, 4)))
+    model = cutcam(case)
+    for step in range(3):
+        result: Any = case.step(step)
+    assert set(model.bank.images.tolist()) == {0}
+    assert not model.bank.others(torch.tensor([0]))[1].any()
+    assert model.monitors(result.state)["CAM_cross_corr"].isnan()

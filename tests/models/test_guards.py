@@ -168,3 +168,21 @@ def test_positional_maps_are_recognised() -> None:
     ramp = torch.linspace(0, 1, 16).expand(16, 16)
     memory.watch(torch.stack([ramp, 2 * ramp, 0.5 + ramp]))
     assert float(memory.correlation()) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_image_alone_has_no_other_to_be_compared_with() -> None:
+    memory = MapMemory()
+    for seed in range(3):
+        memory.watch(torch.rand(1, 16, 16, generator=generator(seed, "maps")), torch.tensor([4]))
+    assert math.isnan(float(memory.correlation()))
+    again = MapMemory()
+    again.load(memory.state())
+    assert math.isnan(float(again.correlation()))
+    memory.watch(torch.rand(1, 16, 16), torch.tensor([5]))
+    assert not math.isnan(float(memory.correlation()))
+
+
+def test_maps_of_an_earlier_version_s_checkpoint_count_as_of_different_images() -> None:
+    memory = MapMemory()
+    memory.load({"maps": torch.rand(3, 16, 16)})
+    assert not math.isnan(float(memory.correlation()))

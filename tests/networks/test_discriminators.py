@@ -39,6 +39,19 @@ def test_output_size(antialias: bool, n_layers: int, size: tuple[int, int]) -> N
     assert values.shape == (1, 1, *net.output_size(*size))
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_the_smallest_side_is_just_judged(antialias: bool, n_layers: int, norm: str) -> None:
+    net = PatchDiscriminator(1, 2, n_layers, norm, antialias)
+    least = net.smallest_side
+    for size in ((least, least), (least, 2 * least)):
+        assert net(torch.zeros(2, 1, *size)).isfinite().all()
+        with pytest.raises((ValueError, RuntimeError)):
+            net(torch.zeros(2, 1, size[0] - 1, size[1]))
+    assert [net.levels_for(least + n) for n in (-1, 0)] == [n_layers - 1, n_layers]
+
+
 def test_output_size_at_256_is_30() -> None:
     assert PatchDiscriminator(3, 2).output_size(256, 256) == (30, 30)
     assert PixelDiscriminator(3, 2).output_size(17, 23) == (17, 23)

@@ -259,3 +259,14 @@ def test_unet_dropout_sits_in_the_inner_levels() -> None:
     found = [name for name, module in net.named_modules() if isinstance(module, nn.Dropout)]
     # Levels 5, 6 and 7 of 8, at the end of each level.
     assert found == ["model.model.1." + "model.3." * depth + "model.7" for depth in (5, 4, 3)]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_smallest_side_just_goes_through(name: str, antialias: bool) -> None:
+    net = small(name, ngf=2, antialias=antialias, antialias_up=antialias)
+    least = net.smallest_side
+    assert net(torch.zeros(1, 3, least, 2 * least)).shape[-2:] == (least, 2 * least)
+    if least > net.size_multiple:
+        with pytest.raises((RuntimeError, ValueError)):
+            net(torch.zeros(1, 3, least - net.size_multiple, 2 * least))

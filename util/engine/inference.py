@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data.transforms import crop_to, pad_to_multiple, resize_to
+from data.images import ImageError
+from data.transforms import crop_to, pad_to_multiple, resize_to, small
 from util.engine.step import Precision
 from util.seeding import key
 
@@ -93,7 +94,7 @@ def translate_images(
         amp: off, bf16 or fp16: the number format of the networks.
         noise: what dropout draws by, for each image; where it draws, images go one by one, see `together`.
     """
-    batch, size = pad_to_multiple(torch.stack(list(samples)).to(model.device), model.size_multiple)
+    batch, size = _padded(model, samples)
     with Precision(amp, model.device).autocast(), drawing(model, noise):
         output = model.translate(batch)
     return _to_images(output, size, own_sizes)
@@ -121,7 +122,7 @@ def explain_images(
     noise: Sequence[int] = (),
 ) -> list[tuple[Tensor, Explanation]]:
     """The same of preprocessed images of one size, together; explanations on the CPU."""
-    batch, size = pad_to_multiple(torch.stack(list(samples)).to(model.device), model.size_multiple)
+    batch, size = _padded(model, samples)
     with Precision(amp, model.device).autocast(), drawing(model, noise):
         fake = model.translate(batch)
         seen = model.explain(batch, fake, torch.tensor(list(class_ids), device=model.device))
@@ -130,6 +131,14 @@ def explain_images(
     plain = {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
     each = [replace(seen, **{name: v[n : n + 1] for name, v in plain.items()}) for n in range(len(samples))]
     return list(zip(_to_images(fake, size, own_sizes), each, strict=True))
+
+
+def _padded(model: Model[Any], samples: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
+    """The samples as a batch that the networks take, and their size; an ImageError where that is too small."""
+    batch, size = pad_to_multiple(torch.stack(list(samples)).to(model.device), model.size_multiple)
+    if too_small := small(batch, model.smallest_side):
+        raise ImageError(f"the image {too_small}")
+    return batch, size
 
 
 def _to_images(output: Tensor, padded_from: tuple[int, int], own_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -161,10 +161,12 @@ class Boxes:
     Args:
         rectangles: per image (x0, y0, x1, y1) in pixels of the file, x1 and y1 exclusive; none: no known target.
         masks: per image (H, W) bool, or None.
+        label_maps: per image (H, W) int64, the class of each pixel, where masks are such maps; none: they are not.
     """
 
     rectangles: Sequence[Sequence[tuple[float, float, float, float]]]
     masks: Sequence[NDArray[np.bool_] | None]
+    label_maps: Sequence[NDArray[np.int64] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ class Material:
         judge_source, judge_real: classifiers trained on the source's and on the target's real training images.
         class_names: by class id.
         fit_judge: trains a classifier on an image set and returns it: for train-on-translated, test-on-real.
-        segmenter: (1, C, H, W) in [0, 1] -> (1, H, W) bool, where the target is.
+        segmenter: (1, C, H, W) in [0, 1] -> (1, H, W) bool, where the target is; or whole numbers, the class of each
+            pixel.
         maps, boxes: of each source image.
         lpips_weights: file of AlexNet's weights.
         seed: of every random draw.
