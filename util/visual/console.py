@@ -38,7 +38,8 @@ class ConsoleSink:
         self._path = Path(run_dir) / "loss_log.txt"
         self._quiet = quiet
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._append(f"================ Training Loss ({datetime.now().ctime()}) ================")
+        # Written with the first line: a run that is refused before its first step leaves the file as it was.
+        self._head = f"================ Training Loss ({datetime.now().ctime()}) ================\n"
 
     def scalars(self, moment: Moment, values: Mapping[str, float]) -> None:
         """Print the losses, where there are any, in one line, and keep one line of everything."""
@@ -57,4 +58,5 @@ class ConsoleSink:
 
     def _append(self, line: str) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(f"{self._head}{line}\n")
+        self._head = ""
