@@ -64,6 +64,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("data.base", 2),
     ("data.checkup", 2),
     ("data.domain", 2),
+    ("data.shapes", 2),
     ("data.annotations", 2),
     ("data.wsol_splits", 2),
     ("data.wsol_truth", 2),
@@ -146,6 +147,9 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("data.checkup", "data.base"),
     ("data.domain", "data.base"),
     ("data.domain", "data.checkup"),
+    ("data.shapes", "data.base"),
+    ("data.shapes", "data.checkup"),
+    ("data.shapes", "data.domain"),
     ("util.engine*", "util.engine*"),
     ("data.*_dataset", "data.*_dataset"),
     ("models.*_model", "models.*_model"),  # one other; see below

@@ -75,7 +75,7 @@ def test_a_split_goes_as_it_was_trained_and_says_so_once(resized: Path, images: 
     _, _, err = command(cam_infer, *words, "--cam_method", "gradcam", "--image", images / "testA/0.png")
     assert SAID in err
     _, _, err = command(entry_test, *words[:-2], "--preprocess", "resize")
-    assert "translated at 64 x 64 (height x width), by --preprocess resize;" in err
+    assert "translated at 72 x 72 (height x width), by --preprocess resize;" in err
 
 
 def test_tiles_ask_for_the_own_size(resized: Path, images: Path, command: Main, tmp_path: Path) -> None:
