@@ -61,6 +61,7 @@ class Checkup:
         new, bad_others: how many good files, and which bad ones, are not on the list of a run that goes on.
         channels: 1 or 3, of the good ones among the files examined.
         sizes: height and width of the same files.
+        listed: how many files the folder holds, where not all need be examined.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Checkup:
     bad_others: Sequence[BadImage] = ()
     channels: Mapping[Path, int] = field(default_factory=dict)
     sizes: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
+    listed: int = 0
 
     @property
     def good(self) -> list[Path]:
@@ -176,6 +178,7 @@ def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False,
         expected,
         _only_one(found) if not numbers else "",
         **_shapes(listed, kinds),
+        listed=len(listed),
     )
 
 
