@@ -272,6 +272,8 @@ def labels_for(
     table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
     if not options.labels_A and not os.path.lexists(table):
         return [UNKNOWN] * len(domain.files), classes or {}
+    if options.labels_A and not os.path.lexists(table):
+        raise DataError(f"--labels_A {printable(table)}: no such file")
     known = read_labels(table)
     labels, names = labels_from_table(domain.files, root, known)
     if options.labels_A and all(label == UNKNOWN for label in labels):
