@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -268,6 +268,12 @@ class CutModel(Model[CutState]):
         if self._last_r1 is None or state.info.step % self.r1_every == 0:
             return {}
         return {"D_R1": self._last_r1}
+
+    def extra_state(self) -> dict[str, Any]:
+        return {} if self._last_r1 is None else {"last_r1": self._last_r1}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._last_r1 = state["last_r1"].to(self.device) if "last_r1" in state else None
 
     def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
         for extra in self.extras:

@@ -385,7 +385,7 @@ class CutCamModel(CutModel):
     # -- checkpoints ------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
-        return {
+        return super().extra_state() | {
             "pseudo": self.pseudo.state(),
             "watch": self.watch.state(),
             "cap": self.cap.state(),
@@ -394,6 +394,7 @@ class CutCamModel(CutModel):
         }
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
         self.pseudo.load(state["pseudo"])
         self.watch.load(state["watch"])
         self.cap.load(state["cap"])
