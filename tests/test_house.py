@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.files", 0),
     ("util.background", 0),
     ("util.errors", 0),
+    ("util.provenance", 0),
     ("util.sharing", 0),
     ("data.decoders", 0),
     ("data.images", 0),

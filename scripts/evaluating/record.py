@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models import MODELS
@@ -20,6 +21,7 @@ from util.checkpoint import STATE_FILE, load_state
 from util.evaluations import FOLDER
 from util.files import write_atomic
 from util.metrics.base import ImageSet, Scores
+from util.provenance import provenance
 from util.safe_weights import SAFE_FILE
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "numpy", "scipy", "scikit-learn")
@@ -37,6 +39,7 @@ def record(
     scores: Scores,
     seconds: Mapping[str, float],
     basis: Mapping[str, Any],
+    device: torch.device,
 ) -> dict[str, Any]:
     """The content of an evaluation's file.
 
@@ -55,6 +58,7 @@ def record(
         "direction": run.data.direction,
         "data": {"dataroot": run.data.dataroot, **{name: described(images) for name, images in sets.items()}},
         "versions": versions(),
+        "made": provenance(device),
         "options": {item.name: plain(getattr(group, item.name)) for group in run.groups() for item in fields(group)},
         "features": feature_kind,
         "basis": dict(basis),
