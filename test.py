@@ -61,6 +61,8 @@ def main() -> int:
     note = "real_B is the target image of the same number; it is the truth only where the folders are paired."
     page = results.write_page(f"{run.experiment.name}, {label}", note if targets and not paired else "")
     dataset.list_bad_images(results.folder)
+    if left := results.left_over():
+        print(left)
     if reasons:
         print(f"real_B is left out for {len(reasons)} images, first because {reasons[0]}")
     print(f"{dataset.outcome('translated')}; page: {page}")

@@ -48,7 +48,7 @@ def main() -> int:
     if ranks.is_first():
         if not state and (note := begun_anew(run.folder, OPTIONS_FILE)):
             print(note)
-        describe_run(run.folder, dump_yaml(run.lasting()), OPTIONS_FILE)
+        describe_run(run.folder, dump_yaml(run.lasting()), OPTIONS_FILE, device, continued=state is not None)
         save_formats(run.folder, dataset.source, dataset.target, dataset.class_names)
         introduce(run, model.nets, dataset, device)
     begun = trainer.position.step

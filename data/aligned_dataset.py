@@ -14,6 +14,7 @@ from data.domain import Domain, FolderOptions, augmented, open_domains, part_of,
 from data.images import Counts, ImageError
 from data.pairing import pairs_of_files
 from data.sampler import SampleKey
+from data.shapes import check_shapes
 from data.transforms import Preprocess
 from options.schema import Group
 from util import ranks
@@ -77,6 +78,7 @@ class AlignedDataset(Dataset):
             pairs = pairs[: int(min(run.data.max_dataset_size, len(pairs)))]
             source, target = part_of(source, [a for a, _ in pairs]), part_of(target, [b for _, b in pairs])
         preprocess = preprocess_from(run, size_multiple)
+        check_shapes(run, preprocess, source, target, paired=True)
         return cls(
             source,
             target,

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data.base import DataError
 from data.decoders import EXTENSIONS, ImageError, describe_all, read_raw
+from util import ranks
 from util.errors import printable
 from util.visual.progress import with_bar
 
@@ -40,8 +41,11 @@ class BadImage:
 class Kind(NamedTuple):
     """What the header of a good file says."""
 
+    height: int
+    width: int
     depth: str
     channels: int
+    pages: bool  # there are further ones, which nobody reads
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Checkup:
         other_depth: the one depth that all files have where it is not the one asked for; else empty.
         new, bad_others: how many good files, and which bad ones, are not on the list of a run that goes on.
         channels: 1 or 3, of the good ones among the files examined.
+        sizes: height and width of the same files.
+        listed: how many files the folder holds, where not all need be examined.
     """
 
     folder: Path
@@ -68,6 +74,8 @@ class Checkup:
     new: int = 0
     bad_others: Sequence[BadImage] = ()
     channels: Mapping[Path, int] = field(default_factory=dict)
+    sizes: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
+    listed: int = 0
 
     @property
     def good(self) -> list[Path]:
@@ -169,7 +177,8 @@ def check_up(folder: Path, *, most: float, depth: str = "", quiet: bool = False,
         len(found),
         expected,
         _only_one(found) if not numbers else "",
-        channels=_channels(listed, kinds),
+        **_shapes(listed, kinds),
+        listed=len(listed),
     )
 
 
@@ -189,8 +198,8 @@ def check_kept(folder: Path, files: Sequence[Path], *, depth: str, quiet: bool =
     bad, bad_others = _bad_ones(files, found, depth), _bad_ones(others, found[len(files) :], depth)
     usable = list(files) if len(bad) < len(files) else []
     new = len(others) - len(bad_others)
-    numbers, channels = list(range(len(usable))), _channels(files, kinds)
-    return Checkup(folder, usable, numbers, bad, len(files), depth, "", new, bad_others, channels)
+    numbers, shapes = list(range(len(usable))), _shapes(files, kinds)
+    return Checkup(folder, usable, numbers, bad, len(files), depth, "", new, bad_others, **shapes)
 
 
 def look_at(files: Sequence[Path], quiet: bool = False) -> list[str | BadImage]:
@@ -209,7 +218,18 @@ def _kinds_of(files: Sequence[Path], quiet: bool) -> list[Kind | BadImage]:
     with ThreadPoolExecutor(_AHEAD) as pool:
         touched = zip(files, pool.map(_touch, files), strict=True)
         shown = with_bar(touched, f"headers of {folder}", "file", total=len(files), quiet=quiet)
-        return [_look_at_one(file) for file, _ in shown]
+        kinds = [_look_at_one(file) for file, _ in shown]
+    _say_pages([file for file, what in zip(files, kinds, strict=True) if isinstance(what, Kind) and what.pages])
+    return kinds
+
+
+def _say_pages(files: Sequence[Path]) -> None:
+    """Warn on the console of files of several pages."""
+    if files and ranks.is_first():
+        names = shortlist([printable(f"{file.parent.name}/{file.name}") for file in files])
+        print(
+            f"WARNING: of several pages only the first is read; split these files to use all: {names}", file=sys.stderr
+        )
 
 
 def _touch(file: Path) -> None:
@@ -223,7 +243,7 @@ def _touch(file: Path) -> None:
 
 def _look_at_one(file: Path) -> Kind | BadImage:
     try:
-        return Kind(*describe_all(file)[2:])
+        return Kind(*describe_all(file))
     except ImageError as error:
         return BadImage(file, reason_of(error, file))
 
@@ -250,9 +270,14 @@ def _depths(kinds: Sequence[Kind | BadImage]) -> list[str | BadImage]:
     return [what.depth if isinstance(what, Kind) else what for what in kinds]
 
 
-def _channels(files: Sequence[Path], kinds: Sequence[Kind | BadImage]) -> dict[Path, int]:
+def _shapes(files: Sequence[Path], kinds: Sequence[Kind | BadImage]) -> dict[str, Any]:
+    """The attributes `channels` and `sizes` of a check-up."""
     pairs = zip(files, kinds, strict=False)  # as in `_bad_ones`
-    return {file: what.channels for file, what in pairs if isinstance(what, Kind)}
+    good = {file: what for file, what in pairs if isinstance(what, Kind)}
+    return {
+        "channels": {file: kind.channels for file, kind in good.items()},
+        "sizes": {file: (kind.height, kind.width) for file, kind in good.items()},
+    }
 
 
 def _most_common(found: Sequence[str | BadImage]) -> str:

@@ -63,6 +63,7 @@ class _Header:
     orientation: int = 1  # EXIF/TIFF tag 274
     gray: bool = False  # PNG gray with alpha: OpenCV repeats the gray into three channels
     channels: int = 3  # of what `read_raw` gives: 1 or 3
+    pages: bool = False  # a TIFF with further pages
 
 
 @contextmanager
@@ -99,8 +100,10 @@ def describe(path: str | os.PathLike[str]) -> tuple[int, int, str]:
     return describe_all(path)[:3]
 
 
-def describe_all(path: str | os.PathLike[str]) -> tuple[int, int, str, int]:
-    """Height and width as displayed, depth ("uint8", "uint16", "float32") and channels (1, 3), from the header alone.
+def describe_all(path: str | os.PathLike[str]) -> tuple[int, int, str, int, bool]:
+    """Height and width as displayed, depth ("uint8", "uint16", "float32"), channels (1, 3), from the header alone.
+
+    And whether there are further pages: only the first is ever read.
 
     Raises:
         ImageError: the header cannot be read, is of a kind that is not supported, or promises more than the
@@ -110,11 +113,11 @@ def describe_all(path: str | os.PathLike[str]) -> tuple[int, int, str, int]:
     with _explained(path):
         if path.suffix.lower() == ".npy":
             array = _map_npy(path)
-            return array.shape[0], array.shape[1], _depth_of(array.dtype), 1 if array.ndim == 2 else 3
+            return array.shape[0], array.shape[1], _depth_of(array.dtype), 1 if array.ndim == 2 else 3, False
         with path.open("rb") as file:
             header = _read_header(file)
         size = header.height, header.width
-        return *(size[::-1] if header.orientation >= 5 else size), header.depth, header.channels
+        return *(size[::-1] if header.orientation >= 5 else size), header.depth, header.channels, header.pages
 
 
 def _checked_size(height: int, width: int) -> tuple[int, int]:
@@ -238,7 +241,23 @@ def _tiff_header(file: BinaryIO) -> _Header:
     orientation = tags.get(274, 1)
     orientation = orientation if orientation in range(1, 9) else 1
     channels = 1 if bands == 1 and tags.get(262, 1) != 3 else 3  # a palette is expanded to its colours
-    return _Header(height, width, depth, "pillow" if plain else "tiff", orientation, channels=channels)
+    pages = _has_pages(file, tags.next, start)
+    return _Header(height, width, depth, "pillow" if plain else "tiff", orientation, channels=channels, pages=pages)
+
+
+def _has_pages(file: BinaryIO, place: int, start: bytes) -> bool:
+    """Whether the directory at `place` is of another picture, not of the first one reduced, or its mask."""
+    if not place:
+        return False
+    second = TiffImagePlugin.ImageFileDirectory_v2(start)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file.seek(place)
+            second.load(file)
+        return 257 in second and not int(second.get(254, 0)) & 0b101
+    except Exception:  # bytes that no picture is read from: nothing is left out
+        return False
 
 
 def _check_tiff_layout(tags: TiffImagePlugin.ImageFileDirectory_v2, deep: bool) -> int:

@@ -85,6 +85,7 @@ class Domain:
         skip_bad: another file is read where one cannot be.
         half: the part of each image that shows the domain: left, right, or all of it (empty).
         cache: what keeps decoded files; None: each is decoded whenever it is read.
+        sizes: (height, width) of the files, as far as their headers were read.
     """
 
     folder: Path
@@ -97,6 +98,7 @@ class Domain:
     skip_bad: bool = False
     half: str = ""
     cache: PixelCache | None = None
+    sizes: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
 
     def counts(self, file: int) -> Counts:
         """File number `file` as it is stored, or the half of it that shows the domain.
@@ -204,7 +206,8 @@ def open_domain(
             f"side in {printable(found.folder)}; give both as LO,HI in counts"
         )
     fmt = known or estimate_format(found.good, rule, seed, skip_bad)
-    return Domain(found.folder, found.files, fmt, channels, numbers=found.numbers, skip_bad=skip_bad, half=half)
+    made = Domain(found.folder, found.files, fmt, channels, numbers=found.numbers, skip_bad=skip_bad, half=half)
+    return replace(made, sizes=found.sizes)
 
 
 def part_of(domain: Domain, numbers: Sequence[int]) -> Domain:
@@ -275,6 +278,8 @@ def labels_for(
     table = Path(options.labels_A) if options.labels_A else root / LABELS_FILE
     if not options.labels_A and not os.path.lexists(table):
         return [UNKNOWN] * len(domain.files), classes or {}
+    if options.labels_A and not os.path.lexists(table):
+        raise DataError(f"--labels_A {printable(table)}: no such file")
     known = read_labels(table)
     labels, names = labels_from_table(domain.files, root, known, classes)
     if options.labels_A and all(label == UNKNOWN for label in labels):

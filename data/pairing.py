@@ -53,7 +53,18 @@ def place_of(root: Path, phase: str, domain: str, mode: str) -> Place:
                     f"--dataroot {printable(root)}: has no folders {phase}A and {phase}B, nor {phase} with images of A "
                     "and B side by side"
                 )
-    return Place(domain_folder(root, phase, domain, alone=mode == "single"))
+    try:
+        return Place(domain_folder(root, phase, domain, alone=mode == "single"))
+    except DataError as error:
+        if not root.is_dir():
+            raise
+        here = printable(root)
+        wanted = (
+            f"put images of A into {here}/trainA, of B into {here}/trainB"
+            if phase == "train"
+            else f"put images there; test.py and cam_infer.py also take a plain folder: --input {here}"
+        )
+        raise DataError(f"{error}; {wanted}") from error
 
 
 def cut_half(image: Tensor, half: str, file: Path) -> Tensor:

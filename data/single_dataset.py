@@ -82,6 +82,7 @@ class SingleDataset(Dataset):
         target: format that translations are written in.
         bad: files of the domain's folder that were left out.
         smallest: pixels of a side that the network needs; a smaller image is a bad one.
+        beyond: how many further files the folder holds, which --num_test leaves.
     """
 
     Options: ClassVar[type[Group]] = FolderOptions
@@ -94,8 +95,10 @@ class SingleDataset(Dataset):
         target: DomainFormat,
         bad: Sequence[BadImage] = (),
         smallest: int = 1,
+        beyond: int = 0,
     ) -> None:
-        self._domain, self.root, self._bad, self._smallest = domain, root, list(bad), smallest
+        self._domain, self.root, self._bad = domain, root, list(bad)
+        self._smallest, self._beyond = smallest, beyond
         self._known = len(self._bad)  # from the start
         self._met: dict[int, BadImage] = {}  # by the file's number: found unreadable while images were given out
         self.bad_images = [one.line(domain.folder) for one in bad]
@@ -163,7 +166,8 @@ class SingleDataset(Dataset):
         if labelled:
             labels, names = labels_of_split(domain, run, load_classes(run.folder))
             domain = replace(domain, labels=labels, class_names=names)
-        return cls(domain, root, preprocess_from(run, size_multiple), target, found.bad, smallest)
+        beyond = found.listed - found.examined
+        return cls(domain, root, preprocess_from(run, size_multiple), target, found.bad, smallest, beyond)
 
     @property
     def folder(self) -> Path:
@@ -288,11 +292,15 @@ class SingleDataset(Dataset):
         return 2 * largest * 3 * (2 * processes + 1) < shutil.disk_usage(_SHARED).free
 
     def outcome(self, what: str) -> str:
-        """`48 images translated, 2 skipped: a.png, b.png`, once all have been given out."""
+        """`48 images translated, 2 skipped: a.png, b.png`, once all have been given out.
+
+        Or `50 of 60 images translated (--num_test 50)`.
+        """
         left_out = len(set(self.source_files) & {one.path for one in self._bad})
         names = [printable(one.path.relative_to(self.folder).as_posix()) for one in self._bad]
         note = f", {len(names)} skipped: {shortlist(names)}" if names else ""
-        return f"{len(self) - left_out} images {what}{note}"
+        of, why = (f" of {len(self) + self._beyond}", f" (--num_test {len(self)})") if self._beyond else ("", "")
+        return f"{len(self) - left_out}{of} images {what}{why}{note}"
 
     def _leave_out(self, number: int, bad: BadImage, say: bool = True) -> None:
         if number in self._met:  # by the weights of an earlier epoch

@@ -20,7 +20,8 @@ class Preprocess:
     """CUT's preprocess string as a function of an image. Each word is a stage; the stages run in this order:
 
     - one of `resize` (to load_size), `scale_width` (to load_size's width, aspect kept, but at least crop_size
-      high), `scale_shortside` (enlarged, aspect kept, until load_size fits in; never reduced);
+      high, as in CUT: lower images are stretched), `scale_shortside` (enlarged, aspect kept, until load_size fits
+      in; never reduced);
     - `zoom`: each side times its own random factor in [0.8, 1], but at least crop_size;
     - `crop`: a random crop_size;
     - `patch`: tile `patch_index` of a grid of crop_size tiles, placed at random within the remainder;
@@ -82,13 +83,18 @@ class Preprocess:
         return cls(words, load_size, crop_size, flip, multiple)
 
     def for_inference(self) -> Preprocess:
-        """Without zoom, crop, patch, trim and flip; what is resized comes to crop_size, as in CUT's test."""
+        """Without zoom, crop, patch, trim and flip; what is resized comes to `test_size`."""
         words = tuple(word for word in self.words if word in RESIZERS) or ("none",)
-        return replace(self, words=words, load_size=self.crop_size, flip=False)
+        return replace(self, words=words, load_size=self.test_size, flip=False)
+
+    @property
+    def test_size(self) -> tuple[int, int]:
+        """What words that resize bring images to in a test: crop_size, as in CUT; load_size where nothing is cut."""
+        return self.crop_size if {"crop", "patch", "trim"}.intersection(self.words) else self.load_size
 
     @property
     def resizes(self) -> bool:
-        """Whether inference brings every image to crop_size, large ones too, as `resize` and `scale_width` do."""
+        """Whether inference brings every image to `test_size`, large ones too, as `resize` and `scale_width` do."""
         return bool({"resize", "scale_width"}.intersection(self.words))
 
     def at_own_size(self) -> Preprocess:
@@ -132,13 +138,38 @@ class Preprocess:
         """The multiple of `multiple` nearest to a side, at least one of them."""
         return max(round(side / self.multiple), 1) * self.multiple
 
+    def stretched(self, height: int, width: int) -> tuple[int, int] | None:
+        """The size that `scale_width` gives an image whose shape it does not keep; None: it keeps it."""
+        low = "scale_width" in self.words and self._scaled(height, width) < self.crop_size[0]
+        return (self.crop_size[0], self.load_size[1]) if low else None
+
+    def size_of(self, height: int, width: int) -> tuple[int, int] | None:
+        """The size that an image of this size comes to; None: it is drawn at random."""
+        words = set(self.words)
+        if words & {"crop", "patch"}:
+            height, width = self.crop_size
+        elif "zoom" in words:
+            return None
+        elif "resize" in words:
+            height, width = self.load_size
+        elif "scale_width" in words:
+            height, width = max(self._scaled(height, width), self.crop_size[0]), self.load_size[1]
+        elif "scale_shortside" in words:
+            height, width = _covering((height, width), self.load_size)
+        if "trim" in words:
+            height, width = min(height, self.crop_size[0]), min(width, self.crop_size[1])
+        return self.round_side(height), self.round_side(width)
+
+    def _scaled(self, height: int, width: int) -> int:
+        """The height at load_size's width, the aspect kept."""
+        return round(height * self.load_size[1] / width)
+
     def _load(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         if "resize" in self.words:
             return _resize(image, *self.load_size)
         if "scale_width" in self.words:
-            scaled = round(height * self.load_size[1] / width)
-            return _resize(image, max(scaled, self.crop_size[0]), self.load_size[1])
+            return _resize(image, max(self._scaled(height, width), self.crop_size[0]), self.load_size[1])
         return _cover(image, self.load_size) if "scale_shortside" in self.words else image
 
 
@@ -159,11 +190,13 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
 
 def _cover(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Enlarge, aspect kept, until `size` fits in; larger images are left."""
-    height, width = image.shape[-2:]
-    scale = max(size[0] / height, size[1] / width)
-    if scale <= 1:
-        return image
-    return _resize(image, max(round(height * scale), size[0]), max(round(width * scale), size[1]))
+    return _resize(image, *_covering((image.shape[-2], image.shape[-1]), size))
+
+
+def _covering(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """What `_cover` makes of an image's size."""
+    scale = max(size[0] / own[0], size[1] / own[1])
+    return own if scale <= 1 else (max(round(own[0] * scale), size[0]), max(round(own[1] * scale), size[1]))
 
 
 def _cut(image: Tensor, size: tuple[int, int], u_y: float, u_x: float) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from data.base import DATASETS, Dataset, Sample
 from data.domain import Domain, FolderOptions, augmented, open_domains, preprocess_from
 from data.sampler import SampleKey
+from data.shapes import check_shapes
 from data.transforms import Preprocess
 from options.schema import Group
 from util.seeding import generator
@@ -65,6 +66,7 @@ class UnalignedDataset(Dataset):
     ) -> UnalignedDataset:
         source, target, bad_images = open_domains(run, kept=kept)
         preprocess = preprocess_from(run, size_multiple)
+        check_shapes(run, preprocess, source, target)
         return cls(
             source,
             target,
@@ -73,7 +75,7 @@ class UnalignedDataset(Dataset):
             serial=run.data.serial_batches,
             seed=run.experiment.seed,
             # As in CUT: once the learning rate falls, images are seen at the scale of a test.
-            late_preprocess=replace(preprocess, load_size=preprocess.crop_size),
+            late_preprocess=replace(preprocess, load_size=preprocess.test_size),
             late_epoch=run.schedule.n_epochs + 1,
             bad_images=bad_images,
             on_device=run.data.augment_on_device,

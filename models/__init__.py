@@ -69,6 +69,12 @@ def load_pretrained(run: RunOptions, nets: Mapping[str, nn.Module]) -> None:
         raise CheckpointError(
             f"--pretrained_name {start}: {folder} does not exist; give the name of a run beside this one"
         )
+    if not any(folder.glob(f"*_net_{translator}.pth")):
+        nets_there = sorted({file.stem.split("_net_")[1] for file in folder.glob("*_net_*.pth")})
+        raise CheckpointError(
+            f"--pretrained_name {start}: has no weights of {translator}, with which --model {run.experiment.model} "
+            f"begins (there are: {printable(', '.join(nets_there)) or 'none'}); name a run of this --model"
+        )
     for name, net in nets.items():
         file = folder / f"{run.experiment.epoch}_net_{name}.pth"
         if name != translator and not file.exists():  # a run of another model

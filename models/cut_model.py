@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -118,6 +118,7 @@ class CutModel(Model[CutState]):
         self.nets = nets
         self.extras, self.weighting, self.nce_query = tuple(extras), weighting, nce_query
         self.diffaug, self.lambda_R1, self.r1_every = tuple(diffaug), lambda_R1, r1_every
+        self._last_r1: Tensor | None = None  # for the log, whose lines mostly fall between the steps that compute it
         self.generator: Generator = nets["G"]  # type: ignore[assignment]
         self.sampler: PatchSampleF = nets["F"]  # type: ignore[assignment]
         self.size_multiple = self.generator.size_multiple
@@ -277,7 +278,24 @@ class CutModel(Model[CutState]):
             terms["D_GP"] = 0.5 * self.lambda_GP * gradient_penalty(critic, real, fake, alpha)
         if self.lambda_R1 > 0 and state.info.step % self.r1_every == 0:
             terms["D_R1"] = 0.5 * self.lambda_R1 * self.r1_every * r1_penalty(critic, real)
+            self._last_r1 = terms["D_R1"].detach()
         return terms
+
+    def monitors(self, state: CutState) -> dict[str, Tensor]:
+        """D_R1 as it last was, where this step has not computed it."""
+        if self._last_r1 is None or state.info.step % self.r1_every == 0:
+            return {}
+        return {"D_R1": self._last_r1}
+
+    def extra_state(self) -> dict[str, Any]:
+        return {} if self._last_r1 is None else {"last_r1": self._last_r1}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._last_r1 = state["last_r1"].to(self.device) if "last_r1" in state else None
+
+    def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
+        for extra in self.extras:
+            self.messages += extra.begin_epoch(info)
 
     def g_losses(self, state: CutState) -> dict[str, Tensor]:
         terms = {}

@@ -314,6 +314,7 @@ class CutCamModel(CutModel):
             )
 
     def begin_epoch(self, info: StepInfo, read_source: Callable[[], Iterable[Batch]]) -> None:
+        super().begin_epoch(info, read_source)
         reads_labels = self.opt.lambda_CLS > 0 or self.opt.lambda_CAM > 0 or self.opt.cam_weight_adv
         if self._all_labelled or not reads_labels:
             return
@@ -385,7 +386,7 @@ class CutCamModel(CutModel):
         for name, value in (("head_classes", self.watch.guard.effective), ("CAM_weight", weight)):
             values[name] = torch.tensor(value, device=device)
         shares = {f"head_share_{c}": share for c, share in enumerate(self.watch.guard.shares.to(device))}
-        return values | self._accuracies(state) | shares
+        return super().monitors(state) | values | self._accuracies(state) | shares
 
     def _accuracies(self, state: CutCamState) -> dict[str, Tensor]:
         """Share of labelled images named rightly: input (by the head), translation, and translation made soft.
@@ -404,7 +405,7 @@ class CutCamModel(CutModel):
     # -- checkpoints ------------------------------------------------------------------------------------------
 
     def extra_state(self) -> dict[str, Any]:
-        return {
+        return super().extra_state() | {
             "pseudo": self.pseudo.state(),
             "watch": self.watch.state(),
             "cap": self.cap.state(),
@@ -413,6 +414,7 @@ class CutCamModel(CutModel):
         }
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        super().load_extra_state(state)
         self.pseudo.load(state["pseudo"])
         self.watch.load(state["watch"])
         self.cap.load(state["cap"])

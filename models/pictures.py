@@ -197,7 +197,7 @@ class PictureReader:
         """What is done to pictures that do not go through the networks at their own size; nothing: all of them do."""
         if not self.preprocess.resizes:
             return ""
-        size = " x ".join(str(side) for side in self.preprocess.crop_size)
+        size = " x ".join(str(side) for side in self.preprocess.load_size)
         words = "_and_".join(self.preprocess.words)
         return f"brought to {size} (height x width) by --preprocess {words}, and back to their size afterwards"
 

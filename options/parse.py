@@ -141,6 +141,8 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
     kinds = _kinds(model, dataset, _terms(model, first, config))
     given = parse_flags(kinds, argv, "train.py", help_page.examples(model), _owners, presets.PRESETS)
+    if own:
+        _check_place(given)
     if own and file == own:
         given = {name: value for name, value in given.items() if name not in FIRST}
     chosen = {"model": model, "dataset_mode": dataset}
@@ -278,6 +280,16 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
     fault = _contradiction(before, run, [*fixed, *fields_of(type(run.networks)), *run.model.SHAPES])
     if fault:
         raise CheckpointError(f"{fault}, so it does not fit the options of this command; leave out the changed flags")
+
+
+def _check_place(given: Mapping[str, Any]) -> None:
+    """Raise where flags say from which epoch to continue: a run goes on where its newest checkpoint stands."""
+    for name, plain in (("epoch", "latest"), ("epoch_count", "1")):
+        if given.get(name, plain) != plain:
+            raise OptionError(
+                f"--{name} {given[name]}: --continue_train goes on where the run stands, its learning rate too; leave "
+                "the flag out, or begin a new --name from an epoch's weights by --pretrained_name RUN --epoch N"
+            )
 
 
 def _check_values(run: RunOptions) -> None:

@@ -1,4 +1,4 @@
-"""--tile asks for the files' own size; a --preprocess that brings them to --crop_size would leave nothing to tile."""
+"""--tile asks for the files' own size; a --preprocess that brings them to another would leave nothing to tile."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def tiled_at_own_size(run: RunOptions) -> RunOptions:
     """
     tile = next((group.tile for group in run.extra if isinstance(group, Inference)), 0)
     kind = MODELS.get(run.experiment.model)
-    if not tile or kind.translator not in kind.inference_nets or not preprocess_from(run, kind.size_multiple).resizes:
+    preprocess = preprocess_from(run, kind.size_multiple)
+    if not tile or kind.translator not in kind.inference_nets or not preprocess.resizes:
         return run
     words = run.data.preprocess
     if "preprocess" in run.given:
-        size = " x ".join(map(str, run.data.crop_size))
+        size = " x ".join(map(str, preprocess.test_size))
         raise OptionError(
             f"--tile {tile}: is for images at their own size, and --preprocess {words} brings them to {size}; "
             "leave one of them out"

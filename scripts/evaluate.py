@@ -69,6 +69,7 @@ def evaluate(bench: Bench, run: RunOptions) -> Path:
         scores=scores,
         seconds=bench.clock.seconds,
         basis=basis(run, bench, material),
+        device=bench.device,
     )
     content = with_earlier(record_path(run.folder, phase, epoch), content, asked)
     features = material.features

@@ -3,6 +3,12 @@
 # Interrupted, it goes on where it was when started again. OUT=folder, DATA=folder, STEPS=number and FLAGS="--flag value"
 # change where it writes, what it reads, how long it trains, and any option of the training.
 set -euo pipefail
+if [ $# -gt 0 ]; then  # nothing is installed for the sake of a question
+  case $1 in -h | --help) status=0 ;; *) status=2; echo "error: $1: scripts/quickstart.sh takes no arguments" >&2 ;; esac
+  sed -n '2,4s/^# //p' "$0" >&2
+  echo 'usage: [OUT=folder] [DATA=folder] [STEPS=number] [FLAGS="--flag value"] bash scripts/quickstart.sh' >&2
+  exit "$status"
+fi
 cd "$(dirname "$0")/.."
 out=${OUT:-results/quickstart}
 steps=${STEPS:-2200}

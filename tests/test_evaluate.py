@@ -80,6 +80,7 @@ def test_everything_that_can_be_measured_is(
     assert "classifier trained on trainB" in metrics["fid"]["kind"]
     assert (found["step"], found["epoch"], found["seed"]) == (32, "2", 0)
     assert found["options"]["lambda_IDT"] == 1
+    assert {"command", "date", "python", "device"} <= set(found["made"])
     assert found["data"]["source"]["count"] == 16
     assert len(found["per_image"]["file"]) == len(found["per_image"]["CAM_corr"]) == 16
     assert sum(map(sum, found["tables"]["flips"]["counts"])) == 16

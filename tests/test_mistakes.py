@@ -216,6 +216,11 @@ FLAGS = [
     (CUT, "--continue_train maybe", "--continue_train maybe: expected True or False"),
     (CUT, "--pretrained_name nosuch", "--pretrained_name nosuch: checkpoints/nosuch does not exist; give the name"),
     (CUT, "--pretrained_name ../x", f"--pretrained_name ../x: {LEADS}"),
+    (
+        "--model cycle_gan",
+        "--pretrained_name run",
+        "--pretrained_name run: has no weights of G_A, with which --model cycle",
+    ),
     (CUT, "--pretrained_name run --epoch 500", "--epoch 500: *500_net_G.pth does not exist; there are: latest"),
     (CUT, "--pretrained_name run --input_nc 1 --output_nc 1", "(8, 3, 7, 7) instead of (8, 1, 7, 7)*check --netG"),
     (CUTCAM, "--pretrained_name run --num_classes 5", "latest_net_C.pth: does not fit the network*check --num_classes"),
@@ -262,7 +267,7 @@ INFERENCE = [
     ("test", "--name nosuch", "--name nosuch: *options.yaml does not exist; *there are: "),
     ("test", "--name ../x", f"--name ../x: {LEADS}"),
     ("test", "--name ''", "--name '': is empty"),
-    ("test", "--phase nosuch", "--dataroot data: has no folder nosuchA"),
+    ("test", "--phase nosuch", "--dataroot data: has no folder nosuchA; put images there; *plain folder: --input data"),
     ("test", "--phase ../../x", f"--phase ../../x: {LEADS}"),
     ("test", "--results_dir data/labels.csv", "--results_dir: data/labels.csv is no folder; give another place"),
     ("test", "--results_dir ''", "--results_dir '': is empty; give a path"),
@@ -290,7 +295,7 @@ INFERENCE = [
         "--labels_A data/strange.csv",
         "strange.csv, line 2: 'zebra' is no class of this run, which knows disc,",
     ),
-    ("cam_infer", "--labels_A nosuch.csv", "nosuch.csv: cannot be read as a label file"),
+    ("cam_infer", "--labels_A nosuch.csv", "--labels_A nosuch.csv: no such file"),
     ("cam_infer", "--labels_from_folders", "--labels_from_folders needs a sub-folder per class"),
 ]
 

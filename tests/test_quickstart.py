@@ -29,6 +29,14 @@ SMALL = (
 )
 
 
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("-h", 0), ("--steps", 2)])
+def test_a_question_installs_nothing(argument: str, status: int) -> None:
+    asked = subprocess.run(["bash", "scripts/quickstart.sh", argument], cwd=ROOT, capture_output=True, text=True)
+    assert (asked.returncode, asked.stdout) == (status, "")
+    assert "usage: [OUT=folder]" in asked.stderr
+    assert ("takes no arguments" in asked.stderr) == (status == 2)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not (ROOT / ".venv/installed-dev").exists(), reason="scripts/setup.sh has not made .venv: it would install now"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from options.schema import Group
 from util.registry import Registry
+from util.seeding import StepInfo
 
 if TYPE_CHECKING:
     from models.cut_model import CutModel, CutState
@@ -44,6 +45,10 @@ class ExtraTerm(ABC):
     @abstractmethod
     def terms(self, model: CutModel, state: CutState) -> dict[str, Tensor]:
         """Weighted terms by log name, added to those of phase G; a weight of 0 computes nothing."""
+
+    def begin_epoch(self, info: StepInfo) -> Sequence[str]:
+        """Called before an epoch's first step; returns what is then to be said."""
+        return ()
 
 
 TERMS: Registry[ExtraTerm] = Registry("extra_losses", "models.terms", "_term")

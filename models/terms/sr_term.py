@@ -6,6 +6,7 @@ content in that image: the same meaning must not be translated into different on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,13 +109,25 @@ class SrTerm(ExtraTerm):
             detach=opt.reg_detach,
             reuse=run.networks.normG != "batch",
         )
-        last = run.schedule.last_epoch
-        if opt.reg > 0 and opt.inact_epochs >= last:
-            term.messages = (
-                f"WARNING: --inact_epochs {opt.inact_epochs}: the run ends with epoch {last}, so the robustness loss "
-                f"never begins; a quarter of the epochs is usual ({last // 4})",
-            )
+        term.messages = term._never(run.schedule.last_epoch)
         return term
+
+    def begin_epoch(self, info: StepInfo) -> Sequence[str]:
+        """At the start: that the term never begins, where only --max_iters, in steps, ends the run before."""
+        if info.step > 0 or self.messages:
+            return ()
+        epochs = math.ceil(1 / info.epoch_share - 1e-6)
+        return self._never(self.first_epoch + epochs - 1, " by --max_iters")
+
+    def _never(self, last: int, why: str = "") -> Sequence[str]:
+        """What is said where the run's last epoch comes before the term's first."""
+        if self.weight == 0 or self.inact_epochs < last:
+            return ()
+        advice = f"a quarter of the epochs is usual ({last // 4})" if last >= 4 else "with 0 it begins at once"
+        return (
+            f"WARNING: --inact_epochs {self.inact_epochs}: the run ends with epoch {last}{why}, so the robustness loss "
+            f"never begins; {advice}",
+        )
 
     def active(self, info: StepInfo) -> bool:
         """Whether the term is computed in this step: after `inact_epochs` epochs."""

@@ -20,8 +20,11 @@ from data.checkup import (
     other_channels,
     shortlist,
 )
-from data.domain import LABELS_FILE, FolderOptions, labels_for, open_domain
+from data.domain import LABELS_FILE, FolderOptions, labels_for, open_domain, preprocess_from
 from data.images import DomainFormat, ImageError, image_size, read_raw
+from data.shapes import about_stretched, ragged
+from data.transforms import RESIZERS
+from models import MODELS
 from options.parse import RunOptions
 from scripts.doctoring.report import Report
 from util.errors import UserError, printable
@@ -199,14 +202,27 @@ def _geometry(report: Report, run: RunOptions, seen: Mapping[str, Seen], advice:
         else:
             report.ok("data", f"{text}; the command below keeps their shape")
             advice.flags["preprocess"] = "scale_shortside_and_crop"
+    _one_size(report, run, seen)
     least = min(min(size) for size in sizes)
     if least < min(run.data.crop_size) and words.startswith("crop"):
         text = f"the smallest image has a side of {least} pixels, and --crop_size is {run.data.crop_size[0]}"
         report.fault("data", text, f"--crop_size {max(16, least // 4 * 4)}")
-    elif least * 2 < min(run.data.load_size):
+    elif least * 2 < min(run.data.load_size) and set(words.split("_and_")) & set(RESIZERS):
         text = f"images of {least} pixels would be enlarged to {run.data.load_size[0]}"
         size = max(16, least // 4 * 4)
         report.warn("data", text, f"--load_size {size} --crop_size {size} costs less and loses nothing")
+
+
+def _one_size(report: Report, run: RunOptions, seen: Mapping[str, Seen]) -> None:
+    """Whether the files come to one size, and keep their shape, as a training would ask before its start."""
+    preprocess = preprocess_from(run, MODELS.get(run.experiment.model).size_multiple)
+    found: dict[Path, tuple[int, int]] = {}
+    for one in seen.values():
+        found |= {file: one.found.sizes[file] for file in one.found.files}
+    if (fault := ragged(preprocess, found, run)) and not (run.data.serial_batches and run.data.batch_size == 1):
+        report.fault("data", fault)
+    if text := about_stretched(preprocess, found):
+        report.warn("data", *text)
 
 
 def _channels(report: Report, run: RunOptions, seen: Mapping[str, Seen], advice: Advice) -> None:

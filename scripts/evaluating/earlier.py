@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import MODELS
 from options.parse import RunOptions
 from scripts.comparing.runs import OF_NO_EFFECT
 from scripts.evaluating.bench import Bench
+from scripts.evaluating.record import digest_of, digest_of_weights
 from util.errors import UserError, printable
 from util.evaluations import read_evaluation
 from util.metrics.base import Boxes, Material
-from util.safe_weights import SAFE_FILE
 from util.strict_json import read_json
 
 ASIDE = "earlier"  # below a run's evaluations; in a folder of its own, where no reader of evaluations looks
@@ -30,11 +29,11 @@ def basis(run: RunOptions, bench: Bench, material: Material) -> dict[str, Any]:
     with_judges = material.train_source is not None
     judges = {"source": bench.judge_source, "target": bench.judge_real} if with_judges else {}
     return {
-        "weights": _weights(run),
+        "weights": digest_of_weights(run),
         "eval": bench.inference.eval,
         "tile": bench.inference.tile,
-        "pairs": None if material.pairs is None else _digest(material.pairs),
-        "boxes": None if material.boxes is None else _digest(_plain(material.boxes)),
+        "pairs": None if material.pairs is None else digest_of(material.pairs),
+        "boxes": None if material.boxes is None else digest_of(_plain(material.boxes)),
         "features": bench.extractor.identity if material.features is not None and bench.extractor else None,
         **{f"classifier of the {side}": judge.digest for side, judge in judges.items() if judge is not None},
     }
@@ -136,20 +135,9 @@ def _set_aside(path: Path) -> Path:
     return folder / path.name
 
 
-def _weights(run: RunOptions) -> str:
-    """Digest of the files that the networks of inference are read from."""
-    epoch, nets = run.experiment.epoch, MODELS.get(run.experiment.model).inference_nets
-    files = [run.folder / SAFE_FILE, *(run.folder / f"{epoch}_net_{name}.pth" for name in nets)]
-    return _digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()])
-
-
 def _plain(boxes: Boxes) -> list[Any]:
     masks = [None if one is None else [*one.shape, hashlib.sha256(one.tobytes()).hexdigest()] for one in boxes.masks]
     plain = [list(boxes.rectangles), masks]
     # Only where there are some: those of earlier versions stay the same.
     maps = [None if one is None else hashlib.sha256(one.tobytes()).hexdigest() for one in boxes.label_maps]
     return [*plain, maps] if maps else plain
-
-
-def _digest(plain: Any) -> str:
-    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()

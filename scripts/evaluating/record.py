@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from models import MODELS
 from options.parse import RunOptions
 from util.checkpoint import STATE_FILE, load_state
 from util.evaluations import FOLDER
 from util.files import write_atomic
 from util.metrics.base import ImageSet, Scores
+from util.provenance import provenance
+from util.safe_weights import SAFE_FILE
 
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "torchmetrics", "numpy", "scipy", "scikit-learn")
 
@@ -35,6 +39,7 @@ def record(
     scores: Scores,
     seconds: Mapping[str, float],
     basis: Mapping[str, Any],
+    device: torch.device,
 ) -> dict[str, Any]:
     """The content of an evaluation's file.
 
@@ -53,6 +58,7 @@ def record(
         "direction": run.data.direction,
         "data": {"dataroot": run.data.dataroot, **{name: described(images) for name, images in sets.items()}},
         "versions": versions(),
+        "made": provenance(device),
         "options": {item.name: plain(getattr(group, item.name)) for group in run.groups() for item in fields(group)},
         "features": feature_kind,
         "basis": dict(basis),
@@ -97,6 +103,18 @@ def described(images: ImageSet | None) -> dict[str, Any] | None:
     for file in images.files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return {"count": len(images), "digest": digest.hexdigest()}
+
+
+def digest_of_weights(run: RunOptions) -> str:
+    """Of the files that the networks of inference are read from: by it an evaluation tells what it has measured."""
+    epoch, nets = run.experiment.epoch, MODELS.get(run.experiment.model).inference_nets
+    files = [run.folder / SAFE_FILE, *(run.folder / f"{epoch}_net_{name}.pth" for name in nets)]
+    return digest_of([hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()])
+
+
+def digest_of(plain_value: Any) -> str:
+    """Of what JSON can hold."""
+    return hashlib.sha256(json.dumps(plain_value).encode()).hexdigest()
 
 
 def step_of(run: RunOptions) -> int:

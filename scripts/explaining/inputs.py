@@ -148,7 +148,7 @@ def _say_unused(look: Explanation) -> None:
 def given_inputs(
     run: RunOptions, given: str, size_multiple: int, names: Mapping[int, str] | None = None, flag: str = "--image"
 ) -> Inputs:
-    """The images that a path means, read as the run's are.
+    """The images that a path means, read as the run's are; only the first --num_test where this command gives it.
 
     Args:
         given: a file, a folder, or a pattern.
@@ -159,7 +159,11 @@ def given_inputs(
         UserError: there is no such file, or files cannot be used.
     """
     domain, bad = _given_files(run, given, load_classes(run.folder) or names or {}, flag)
-    return Inputs(domain, range(len(domain.files)), False, preprocess_from(run, size_multiple).for_inference(), bad)
+    count = len(domain.files)
+    if "num_test" in run.given and extra(run, Inference).num_test < count:
+        print(f"{extra(run, Inference).num_test} of {count} images of {flag} are taken (--num_test)")
+        count = extra(run, Inference).num_test
+    return Inputs(domain, range(count), False, preprocess_from(run, size_multiple).for_inference(), bad)
 
 
 def drawn(count: int, most: int, seed: int) -> list[int]:
@@ -221,7 +225,10 @@ def given_files(given: str, flag: str = "--image") -> list[Path]:
     """
     path = Path(given)
     if path.is_dir():
-        return scan_folder(path)
+        try:
+            return scan_folder(path)
+        except DataError as error:
+            raise DataError(f"{flag} {error}") from error
     if os.path.lexists(path):
         return [path]
     if not glob.has_magic(given):

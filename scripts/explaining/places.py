@@ -6,9 +6,11 @@ import os
 import re
 from pathlib import Path
 
+from data.decoders import EXTENSIONS
 from options.groups import Given, Inference
 from options.parse import RunOptions, extra
 from options.schema import OptionError
+from scripts.explaining.video import VIDEOS
 from util.errors import printable
 from util.files import inside
 
@@ -19,12 +21,18 @@ _SPLITS = tuple(f"{phase}{side}" for phase in ("train", "val", "test") for side 
 def check_output(run: RunOptions) -> None:
     """Raise an OptionError where the results would lie among inputs: of --input, or of a split of the data root.
 
+    Also where --output is no folder's name but a picture's or a video's.
+
     A single file or a pattern may have its results beside it, unless that is a split's folder: it is what would be
     overwritten that counts, see `scripts.explaining.given.check_apart`.
     """
     given = next((group for group in run.extra if isinstance(group, Given)), None)
     if given is not None and given.output is not None:
         flag, place = "output", Path(given.output)
+        if place.suffix.lower() in EXTENSIONS | set(VIDEOS) and not place.is_dir():
+            raise OptionError(
+                f"--output {printable(place)}: is a file's name; give a folder, where each result has its input's name"
+            )
     else:
         flag, place = "results_dir", Path(extra(run, Inference).results_dir)
     folder = _folder_among(place, run, given.input if given is not None else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -47,18 +48,20 @@ class SizeNote:
             return
         self._said = True
         data = self._run.data
-        file, network, cropped = (f"{height} x {width}" for height, width in (own, taken, data.crop_size))
+        trained = replace(self._plain, words=tuple((self._run.untiled or data.preprocess).split("_and_")))
+        file, network, asked_for = (f"{height} x {width}" for height, width in (own, taken, trained.test_size))
         if self._run.untiled:
             line = (
-                f"images go at their own size, for --tile (--preprocess none), not brought to {cropped} (height "
+                f"images go at their own size, for --tile (--preprocess none), not brought to {asked_for} (height "
                 f"x width) by --preprocess {self._run.untiled}"
             )
         else:
             asked = "preprocess" in self._run.given or self._run.published
+            stretched = ", which changes their shape" if self._plain.stretched(*own) else ""
             why = "by" if asked else "as the run was trained with"
             line = (
-                f"images of {file} are translated at {network} (height x width), {why} --preprocess {data.preprocess}; "
-                "--preprocess none translates them at their own size"
+                f"images of {file} are translated at {network} (height x width){stretched}, {why} "
+                f"--preprocess {data.preprocess}; --preprocess none translates them at their own size"
             )
         tqdm.write(line, file=sys.stderr)
 

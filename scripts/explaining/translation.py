@@ -83,6 +83,8 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
     table.write(results.folder / "cams.csv")
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
     dataset.list_bad_images(results.folder)
+    if left := results.left_over():
+        print(left)
     outcome = dataset.outcome("translated and explained")
     print(f"{outcome}; table: {results.folder / 'cams.csv'}; page: {page}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ from models.base import Model
 from options.parse import OPTIONS_FILE, RunOptions
 from options.schema import Group, OptionError, fields_of
 from options.yaml_config import dump_yaml
+from scripts.evaluating.record import digest_of_weights
 from scripts.exporting.card import card_of
 from scripts.exporting.networks import facts_of
+from util.errors import printable
 from util.evaluations import FOLDER, Evaluation, read_evaluation
 from util.files import write_atomic
 from util.safe_weights import SAFE_FILE, write_nets
+from util.strict_json import read_json
 
 CONFIG, CARD = "config.json", "README.md"
 
@@ -48,10 +52,19 @@ def write_folder(model: Model[Any], run: RunOptions, place: Path, license_: str,
 
 
 def evaluations_of(run: RunOptions) -> Sequence[Evaluation]:
-    """What scripts/evaluate.py has measured of these weights, of every phase."""
+    """What scripts/evaluate.py has measured of these weights, of every phase; what is of other weights is said."""
     folder = run.folder / FOLDER
     files = sorted(folder.glob(f"*_{run.experiment.epoch}.json")) if folder.is_dir() else []
-    return [read_evaluation(file) for file in files]
+    found, weights = [], digest_of_weights(run) if files else ""
+    for file in files:
+        evaluation, basis = read_evaluation(file), read_json(file).get("basis")
+        measured = basis.get("weights") if isinstance(basis, dict) else None
+        if measured == weights:
+            found.append(evaluation)
+            continue
+        why = "does not say of which weights" if measured is None else "was measured by other weights"
+        print(f"WARNING: {printable(file)}: {why}; the card leaves it out, evaluate again", file=sys.stderr)
+    return found
 
 
 # Options that hold paths of the machine of the training. No translation asks for any of them.

@@ -308,3 +308,11 @@ def test_a_spread_choice_is_a_sample_of_all_names_and_replaces_bad_files(tmp_pat
     assert [file.stem for file in found.files] == ["00", "01", "03", "09"]
     assert [bad.path.stem for bad in found.bad] == ["06"]
     assert check_up(tmp_path, most=99, quiet=True, spread=True).numbers == [*range(6), *range(7, 12)]
+
+
+def test_files_of_several_pages_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, KINDS["several pages"])
+    read_all(open_set(tmp_path))
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1
+    assert "of several pages only the first is read; split these files to use all: trainA/x.tif" in said

@@ -203,7 +203,7 @@ def test_an_id_beyond_the_head_is_refused_for_models_that_have_one(root: Path, o
 
 
 def test_a_table_that_was_asked_for_must_exist_and_label_something(root: Path, options: Options) -> None:
-    with pytest.raises(DataError, match=r"absent.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"--labels_A .*absent.csv: no such file"):
         open_set(options("--labels_A", str(root / "absent.csv")))
     other = root / "other.csv"
     other.write_text("file,label_id\nsomewhere/else.png,1\n")
@@ -254,7 +254,7 @@ def test_a_table_of_the_training_need_not_cover_the_split(
         SingleDataset.for_phase(read_back(root, "--labels_A", str(own)), "test", 50)
     own.unlink()
     assert SingleDataset.for_phase(read_back(root), "test", 50).labels == [-1]
-    with pytest.raises(DataError, match=r"own.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"--labels_A .*own.csv: no such file"):
         SingleDataset.for_phase(read_back(root, "--labels_A", str(own)), "test", 50)
 
 
@@ -408,3 +408,40 @@ def test_the_data_sets_are_registered() -> None:
     assert DATASETS.names() == ["aligned", "classes", "single", "singleimage", "unaligned", "wsol"]
     assert DATASETS.get("unaligned") is UnalignedDataset
     assert DATASETS.get("single") is SingleDataset
+
+
+# --- sizes, known before the first step
+
+
+def test_files_of_another_size_are_named_before_the_start(root: Path, options: Options) -> None:
+    write(root, "trainA/wide.png", 9, (24, 40))
+    for words in ("none", "zoom_and_trim"):
+        run = options("--preprocess", words, "--load_size", "24", "--crop_size", "24")
+        if words == "none":
+            with pytest.raises(
+                DataError, match=r"1 of \d+ images would not be 24 x 28 .*: trainA/wide.png \(24 x 40\)"
+            ):
+                open_set(run)
+        else:
+            open_set(run)  # drawn at random: not known
+    for words in ("crop", "resize"):
+        open_set(options("--preprocess", words, "--load_size", "24", "--crop_size", "24"))
+    with pytest.raises(DataError, match="need one size"):
+        open_set(options("--preprocess", "none", "--serial_batches", "--batch_size", "2"))
+    open_set(options("--preprocess", "none", "--serial_batches", "--batch_size", "1"))  # the pairs may fit
+
+
+def test_images_that_scale_width_stretches_are_told_of(
+    root: Path, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for side in "AB":
+        write(root, f"train{side}/low.png", 9, (20, 60))
+    sizes = ("--load_size", "32", "--crop_size", "24")
+    open_set(options("--preprocess", "scale_width_and_crop", *sizes))
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1
+    assert "2 of " in said
+    assert "those of 20 x 60 to 24 x 32 (height x width)" in said
+    assert "--preprocess scale_shortside_and_crop keeps their shape" in said
+    open_set(options("--preprocess", "scale_shortside_and_crop", *sizes))
+    assert capsys.readouterr().err == ""

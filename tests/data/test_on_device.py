@@ -120,7 +120,7 @@ def test_sixteen_bits_keep_every_count() -> None:
 
 def test_sizes_that_differ_are_named(root: Path) -> None:
     with pytest.raises(DataError, match="differ in size"):
-        batches(root, "--preprocess", "none", "--augment_on_device", "--batch_size", "5")
+        batches(root, "--preprocess", "zoom", "--augment_on_device", "--batch_size", "5")
 
 
 @pytest.mark.parametrize("call", [("--dataset_mode", "singleimage", "--model", "sincut", "--netD", "basic")])

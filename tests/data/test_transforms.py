@@ -301,3 +301,30 @@ def test_resize_to() -> None:
     assert big.shape == (1, 1, 24, 40)
     assert big.min() == -1
     assert big.max() == 1
+
+
+# --- what follows from sizes alone
+
+
+def test_sizes_are_told_before_any_image_is_read() -> None:
+    for words in ("none", "resize", "scale_width", "scale_shortside", "crop", "trim", "resize_and_crop", "patch"):
+        process = make(words, load=(40, 36), crop=(32, 28))
+        for size in ((20, 30), (64, 48), (100, 39), (33, 90)):
+            assert process.size_of(*size) == process(picture(*size), rng()).shape[-2:], (words, size)
+    assert make("resize_and_zoom").size_of(50, 50) is None  # drawn
+    assert make("zoom_and_crop").size_of(50, 50) == (32, 32)
+
+
+def test_what_scale_width_stretches() -> None:
+    process = make("scale_width_and_crop", load=286, crop=256)
+    assert process.stretched(360, 640) == (256, 286)
+    assert process.stretched(640, 360) is None
+    assert make("scale_shortside_and_crop", load=286, crop=256).stretched(360, 640) is None
+    assert process.for_inference().stretched(256, 256) is None
+
+
+def test_a_test_has_the_size_of_the_training_where_nothing_was_cut() -> None:
+    for words in ("resize", "scale_width"):
+        assert make(words).for_inference()(picture(80, 80), rng()).shape[-2:] == (40, 40)
+        assert make(f"{words}_and_crop").for_inference()(picture(80, 80), rng()).shape[-2:] == (32, 32)
+    assert make("resize").for_inference().for_inference() == make("resize").for_inference()

@@ -319,3 +319,17 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     report.fault("labels", "gone")
     assert report.text().endswith("1 fault, 1 warning: mend the faults first")
     assert report.status == 1
+
+
+def test_sizes_that_would_stop_or_stretch_a_training(tmp_path: Path, examined: Examined) -> None:
+    fill(tmp_path, size=(48, 80))
+    report = examined("--preprocess", "scale_width_and_crop", "--load_size", 64, "--crop_size", 56)
+    assert "48 of 48 images are stretched by --preprocess scale_width_and_crop: those of 48 x 80 to 56 x 64" in said(
+        report, WARNING
+    )
+    image = np.random.default_rng(1).integers(4000, 8000, (32, 80)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "trainB/00.png"), image)
+    report = examined("--preprocess", "none", "--load_size", 286, "--crop_size", 256)
+    assert "trainB/00.png (32 x 80); A and B, and all images of a batch, need one size" in said(report, FAULT)
+    assert "would be enlarged" not in said(report, WARNING)
+    assert report["status"] == 1

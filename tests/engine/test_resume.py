@@ -280,7 +280,7 @@ def test_how_often_is_logged_changes_nothing(train_run: Trained, data: DataMaker
     often = train_run("often", data(labelled=(0, 1)), *flags, "--monitor_freq", 1)
     rarely = train_run("rarely", data(labelled=(0, 1)), *flags, "--monitor_freq", 0, "--print_freq", 1000)
     assert len(logged(often)) == 9
-    assert (rarely / "log.jsonl").read_text() == ""
+    assert (rarely / "log.jsonl").read_text().count("\n") == 1  # the last step
     assert_equal(load_state(often / "latest_state.pt"), load_state(rarely / "latest_state.pt"))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +85,7 @@ def test_checkpoints_come_when_asked(train_run: Trained, data: DataMaker, monkey
 def test_monitors_and_gradient_norms_by_steps(train_run: Trained, data: DataMaker) -> None:
     flags = (*CUTCAM, "--batch_size", 2, "--print_freq", 1000, "--monitor_freq", 4)
     lines = log_of(train_run("run", data(), *flags))
-    assert [line["step"] for line in lines] == [4, 8]
+    assert [line["step"] for line in lines] == [4, 8, 9]  # and the last
     assert {"grad_NCE", "grad_G_GAN", "grad_D_fake", "grad_CLS", "grad_CAM"} <= set(lines[0])
     assert {"head_classes", "CAM_corr", "CAM_corr_gain", "CAM_entropy", "CAM_weight", "lr"} <= set(lines[0])
 
@@ -99,6 +101,31 @@ def test_pictures_panels_and_page(train_run: Trained, data: DataMaker) -> None:
     assert (run / "loss_log.txt").read_text().count("G_GAN") == 9
     assert (run / "options.yaml").is_file()
     assert "torch==" in (run / "environment.txt").read_text()
+
+
+def test_a_run_says_how_it_was_started(
+    train_run: Trained, data: DataMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("platform.node", lambda: pytest.fail("names the machine"))
+    train_run("run", data(), *CUT, "--max_iters", 1)
+    run = train_run("run", data(), *CUT, "--max_iters", 2, "--continue_train")
+    lines = (run / "environment.txt").read_text().splitlines()
+    comments = [line for line in lines if line.startswith("#")]
+    assert lines[: len(comments)] == comments, "then the packages, as pip reads them"
+    commands = [line for line in comments if line.startswith("# command: train.py ")]
+    assert [("--continue_train" in line, " ~/run" in line) for line in commands] == [(False, True), (True, True)]
+    assert str(tmp_path) not in "".join(commands)
+    assert f"# python: {platform.python_version()}" in comments
+    assert comments.count("# device: cpu") == 2
+    assert all(re.match(r"# commit: [0-9a-f]{40}(-dirty)?$", line) for line in comments if "commit" in line)
+
+
+def test_the_last_step_is_always_logged(train_run: Trained, data: DataMaker) -> None:
+    short = (*CUT, "--max_iters", 3, "--print_freq", 1000)
+    assert [line["step"] for line in log_of(train_run("short", data(), *short))] == [3]
+    page = train_run("page", data(), *short, "--no_html", False) / "web" / "index.html"
+    assert "G_GAN" in page.read_text()
 
 
 # --- how long
@@ -206,7 +233,7 @@ def test_a_start_that_failed_can_be_corrected(
     for file in (root / "trainB").iterdir():
         cv2.imwrite(str(file), np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(DataError, match="A and B need one height and one width"):
-        train_run("runs", root, *CUT, "--preprocess", "none")
+        train_run("runs", root, *CUT, "--preprocess", "none", "--serial_batches")  # else it is known before
     run = tmp_path / "runs/run"
     assert not [*run.glob("*.pth"), *run.glob("*.pt")]
     (run / "mine.txt").write_text("notes")

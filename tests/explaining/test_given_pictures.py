@@ -89,6 +89,9 @@ def test_a_folder_keeps_its_folders_and_a_pattern_picks(colour: Path, command: M
     assert read_raw(tmp_path / "out/sub/b.png").shape == (33, 40, 3)
     assert command(entry_test, *words[:-2], tmp_path / "two", "--input", tmp_path / "in/sub/*.png")[0] == 0
     assert sorted(file.name for file in (tmp_path / "two").iterdir()) == ["b.png", "c.png"]
+    status, out, _ = command(entry_test, *words[:-2], tmp_path / "few", "--input", tmp_path / "in", "--num_test", 2)
+    assert (status, len(list((tmp_path / "few").rglob("*.png")))) == (0, 2)
+    assert "2 of 3 images of --input are taken (--num_test)" in out
 
 
 def test_cam_infer_explains_a_picture_given(colour: Path, command: Main, tmp_path: Path) -> None:
@@ -178,11 +181,17 @@ def test_amp_and_batches_hold_for_pictures_given(
 def test_mistakes_are_one_line(colour: Path, deep: Path, command: Main, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), picture(0, 0, (32, 40), 3))
     (tmp_path / "clip.mp4").write_bytes(b"no video")
+    (tmp_path / "empty").mkdir()
     here = ["--checkpoint", colour]
     for words, message in (
         ([*here, "--input", tmp_path / "absent.png"], f"--input {tmp_path / 'absent.png'}: no such file or folder"),
         ([*here, "--input", ""], "--input '': is empty"),
         ([*here, "--output", "out"], "--output out: belongs to --input"),
+        (
+            [*here, "--input", tmp_path / "x.png", "--output", tmp_path / "y.PNG"],
+            "y.PNG: is a file's name; give a folder",
+        ),
+        ([*here, "--input", tmp_path / "empty"], f"--input {tmp_path / 'empty'}: holds no image"),
         ([*here, "--input", tmp_path / "x.png", "--output", tmp_path], "x.png would be overwritten; give another"),
         ([*here, "--input", tmp_path / "clip.mp4", "--output", tmp_path / "o"], "cannot be opened as a video"),
         (["--checkpoint", deep, "--input", tmp_path / "clip.mp4"], "a video has 8 bits, and this run was trained on"),

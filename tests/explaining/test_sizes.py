@@ -75,7 +75,26 @@ def test_a_split_goes_as_it_was_trained_and_says_so_once(resized: Path, images: 
     _, _, err = command(cam_infer, *words, "--cam_method", "gradcam", "--image", images / "testA/0.png")
     assert SAID in err
     _, _, err = command(entry_test, *words[:-2], "--preprocess", "resize")
-    assert "translated at 64 x 64 (height x width), by --preprocess resize;" in err
+    assert "translated at 72 x 72 (height x width), by --preprocess resize;" in err
+
+
+def test_what_was_not_translated_and_what_an_earlier_command_left_is_said(
+    resized: Path, images: Path, command: Main, tmp_path: Path
+) -> None:
+    other = tmp_path / "D" / "testA"
+    other.mkdir(parents=True)
+    for number in range(4, 7):
+        cv2.imwrite(str(other / f"{number}.png"), picture(number, 0, SIZE, 3))
+    for module, kinds in ((entry_test, 2), (cam_infer, 5)):
+        words = ["--checkpoint", resized, "--results_dir", tmp_path / module.__name__]
+        words += ["--class_idx", 0] if module is cam_infer else []
+        _, out, _ = command(module, *words, "--dataroot", images)
+        assert "2 images translated" in out
+        assert "earlier" not in out
+        _, out, _ = command(module, *words, "--dataroot", other.parent, "--num_test", 2)
+        assert "2 of 3 images translated" in out
+        assert "(--num_test 2)" in out
+        assert f"{2 * kinds} pictures of other inputs, which an earlier command has left, are still in" in out
 
 
 def test_tiles_ask_for_the_own_size(resized: Path, images: Path, command: Main, tmp_path: Path) -> None:

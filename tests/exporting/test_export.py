@@ -19,6 +19,7 @@ from data.images import DomainFormat
 from models import load_run
 from models.base import Model
 from options.parse import extra, inference_options
+from scripts.evaluating.record import digest_of_weights
 from scripts.export import export_run
 from scripts.exporting import programs
 from scripts.exporting.checking import MOST, check, differences
@@ -168,7 +169,8 @@ def test_a_folder_for_a_hub_comes_back_as_a_run(folder: Path, tmp_path: Path) ->
     pytest.importorskip("safetensors", reason="safetensors is an extra")
     evaluations = folder / "evaluations"
     evaluations.mkdir(exist_ok=True)
-    (evaluations / "test_latest.json").write_text(json.dumps(EVALUATION))
+    weights = {"weights": digest_of_weights(inference_options((Exporting,), ["--checkpoint", str(folder)]))}
+    (evaluations / "test_latest.json").write_text(json.dumps(EVALUATION | {"basis": weights}))
     flags = ["--checkpoint", str(folder), "--format", "hub", "--output", str(tmp_path / "hub"), "--license", "mit"]
     run = inference_options((Exporting,), flags)
     names = sorted(file.name for file in export_run(run, extra(run, Exporting)))
@@ -210,6 +212,21 @@ def test_what_only_training_asks_for_stays_at_home(tmp_path: Path) -> None:
     home.rename(tmp_path / "gone")
     assert str(home) not in (tmp_path / "hub/options.yaml").read_text()
     assert (load_run(tmp_path / "hub").translate(counts) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("basis", "why"),
+    [({"weights": "00"}, "was measured by other weights"), ({}, "does not say of which weights")],
+)
+def test_a_card_does_not_show_what_other_weights_measured(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], basis: dict[str, str], why: str
+) -> None:
+    pytest.importorskip("safetensors", reason="safetensors is an extra")
+    (folder / "evaluations").mkdir(exist_ok=True)
+    (folder / "evaluations/test_latest.json").write_text(json.dumps(EVALUATION | {"basis": basis}))
+    export("--checkpoint", folder, "--format", "hub", "--output", tmp_path / "hub")
+    assert f"test_latest.json: {why}; the card leaves it out" in capsys.readouterr().err
+    assert "kid" not in (tmp_path / "hub/README.md").read_text()
 
 
 def test_the_card_is_one_for_the_hub(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -136,6 +137,18 @@ def test_r1_comes_every_so_many_steps_and_counts_as_often(bench: BenchMaker) -> 
     assert found[0]["D_R1"].item() == pytest.approx(expected, rel=1e-5)
     with pytest.raises(OptionError, match=r"--lambda_R1 2\.0: it is defined per image"):
         bench(*CUT, "--lambda_R1", 2, "--normD", "batch")
+
+
+@pytest.mark.parametrize("model", [CUT, CUTCAM])
+def test_the_log_shows_r1_between_the_steps_that_compute_it(
+    model: tuple[object, ...], train_run: Trained, data: DataMaker
+) -> None:
+    run = train_run("run", data(), *model, "--lambda_R1", 2, "--max_iters", 3, "--monitor_freq", 0)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    shown = [line["D_R1"] for line in lines if "lr" in line]
+    assert len(shown) == 3
+    assert shown[0] > 0
+    assert len(set(shown)) == 1
 
 
 def test_spectral_norm_trains_saves_and_goes_on(train_run: Trained, data: DataMaker) -> None:

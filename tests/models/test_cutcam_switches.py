@@ -94,23 +94,6 @@ def test_the_log_has_a_share_for_each_class_that_sum_to_one(bench: BenchMaker) -
     assert values["CAM_dead_fake"] in (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def test_epoch_count_does_not_shift_a_run_that_is_continued(
-    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Trainer] = []
-    fit = Trainer.fit
-
-    def noted(self: Trainer, stop: Any = None) -> bool:
-        seen.append(self)
-        return fit(self, stop)
-
-    monkeypatch.setattr(Trainer, "fit", noted)
-    flags = ("--model", "cut", "--n_epochs", "3", "--n_epochs_decay", "3")
-    train_run("a", data(), *flags, "--max_iters", "3")
-    train_run("a", data(), *flags, "--max_iters", "4", "--continue_train", "--epoch_count", "2")
-    assert [trainer.first_epoch for trainer in seen] == [1, 1]
-
-
 def test_a_run_owns_its_folder_from_the_start(
     train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -245,6 +245,20 @@ def test_a_warning_says_where_it_never_begins(bench: BenchMaker) -> None:
         "a quarter of the epochs is usual (3)"
     ]
     assert bench("--model", "srunit", "--n_epochs", 1, "--reg", 0).model.messages == []
+    (message,) = bench("--model", "srunit", "--n_epochs", 1, "--n_epochs_decay", 0).model.messages
+    assert message.endswith("the run ends with epoch 1, so the robustness loss never begins; with 0 it begins at once")
+
+
+@pytest.mark.parametrize("model", [("srunit",), ("cutcam", "--num_classes", 4, "--extra_losses", "sr")])
+def test_a_warning_says_where_max_iters_ends_before_it(
+    model: tuple[object, ...], train_run: Trained, data: DataMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--model", *model, "--max_iters", 6)  # of 5 in an epoch
+    train_run("a", data(), *flags)
+    said = "WARNING: --inact_epochs 100: the run ends with epoch 2 by --max_iters, so the robustness loss never begins"
+    assert capsys.readouterr().err.count(said) == 1
+    train_run("b", data(), *flags, "--inact_epochs", 1)
+    assert "inact_epochs" not in capsys.readouterr().err
 
 
 # --- numbers

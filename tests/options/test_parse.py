@@ -226,7 +226,7 @@ def test_continuing_starts_from_the_options_of_the_run(tmp_path: Path) -> None:
 def test_a_run_that_was_continued_can_be_begun_again_from_its_file(tmp_path: Path, old: str) -> None:
     start(tmp_path, "--pretrained_name", "other", "--epoch", "20", "--epoch_count", "3")
     place = ["--checkpoints_dir", str(tmp_path), "--name", "run"]
-    once = ["--epoch_count", "7", "--epoch", "latest", "--pretrained_name", "run"]  # as CUT's users continue
+    once = ["--epoch_count", "1", "--epoch", "latest", "--pretrained_name", "run"]  # as CUT's users continue
     again = train_options([*place, "--continue_train", "--max_iters", "9", *once])
     assert again.experiment.continue_train
     text = dump_yaml(again.lasting())
@@ -235,6 +235,14 @@ def test_a_run_that_was_continued_can_be_begun_again_from_its_file(tmp_path: Pat
     assert not run.experiment.continue_train
     assert (run.experiment.pretrained_name, run.experiment.epoch, run.schedule.epoch_count) == ("other", "20", 3)
     assert run.schedule.max_iters == 9
+
+
+@pytest.mark.parametrize("flag", ["--epoch 20", "--epoch_count 7"])
+def test_a_run_is_not_continued_from_another_epoch(tmp_path: Path, flag: str) -> None:
+    start(tmp_path)
+    words = ["--checkpoints_dir", str(tmp_path), "--name", "run", "--continue_train", *flag.split()]
+    with pytest.raises(OptionError, match=f"{flag}: --continue_train goes on where .* by --pretrained_name RUN"):
+        train_options(words)
 
 
 def test_what_is_not_there_is_not_continued(tmp_path: Path) -> None:

@@ -88,6 +88,19 @@ def test_groups_have_charts_and_large_monitors_their_own() -> None:
     assert titles == ["adversarial", "contrastive", "monitors up to 1", "monitors above 1"]
 
 
+def test_rate_and_evaluations_have_charts_of_their_own() -> None:
+    log = records(lr=[2e-4, 1e-4], eval_kid=[0.1, 0.05], eval_fid=[300.0, 100.0], eval_ssim=[0.3, 0.4], x=[0.5, 0.5])
+    titles = re.findall(r"<strong>([^<]*)</strong>", svg_groups(log))
+    assert titles == ["learning rate", "KID", "FID", "evaluation up to 1", "monitors up to 1"]
+
+
+def test_no_two_curves_of_a_chart_look_alike() -> None:
+    names = [f"CAM_{number}" for number in range(20)]
+    svg = svg_curves([{"step": step, **{name: step + n for n, name in enumerate(names)}} for step in (1, 2)], names)
+    styles = re.findall(r'stroke="(#[^"]+)" ((?:stroke-dasharray="[^"]+" )?)stroke-width', svg)
+    assert len(styles) == len(set(styles)) == 20
+
+
 def test_names_are_escaped() -> None:
     log = [{"step": step, "<b>&": 1.0 + step} for step in range(2)]
     svg = svg_curves(log, ["<b>&"], '"><script>')

@@ -119,7 +119,11 @@ def test_an_error_stream_that_is_gone_does_not_matter(monkeypatch: pytest.Monkey
         ("grad_GAN", "gradients"),
         ("head_share_car", "class shares"),
         ("head_classes", "monitors"),
-        ("lr", "monitors"),
+        ("lr", "learning rate"),
+        ("lrs", "monitors"),
+        ("eval_kid", "KID"),
+        ("eval_fid", "FID"),
+        ("eval_lpips", "evaluation"),
         ("DCL", "monitors"),
         ("idt", "monitors"),
     ],
@@ -132,6 +136,6 @@ def test_grouped_keeps_the_order_and_drops_empty_groups() -> None:
     assert grouped(["lr", "NCE", "D_real", "NCE_Y"]) == {
         "adversarial": ["D_real"],
         "contrastive": ["NCE", "NCE_Y"],
-        "monitors": ["lr"],
+        "learning rate": ["lr"],
     }
     assert grouped(["a", "b"], {"first": "a"}) == {"first": ["a"], "monitors": ["b"]}

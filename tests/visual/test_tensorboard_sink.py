@@ -105,7 +105,7 @@ def test_tags_steps_and_pictures(tmp_path: Path) -> None:
         ("adversarial/G_GAN", 1.0, 20),
         ("contrastive/NCE_Y", 2.0, 20),
         ("cam/CAM", 3.0, 20),
-        ("monitors/lr", 4.0, 20),
+        ("learning rate/lr", 4.0, 20),
     ]
     (real, cam) = disk.pictures
     assert (real[0], cam[0], real[2]) == ("pictures/real_A", "pictures/cam", 20)

@@ -109,7 +109,7 @@ def test_windows_legends_and_pictures() -> None:
     np.testing.assert_array_equal(x, [[10, 10], [20, math.nan]])
     np.testing.assert_array_equal(y, [[1, 2], [1.5, math.nan]])
     assert opts["title"] == "run: adversarial"
-    assert {line[0] for line in board.lines} == {"3_adversarial", "3_contrastive", "3_cam", "3_monitors"}
+    assert {line[0] for line in board.lines} == {"3_adversarial", "3_contrastive", "3_cam", "3_learning rate"}
     (window, grid, picture_opts) = board.pictures[-1]
     assert window == "3_pictures"
     assert grid.shape[0] == 3

@@ -11,12 +11,15 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from util import ranks
 from util.checkpoint import STATE_FILE, CheckpointError, load_state
 from util.engine.faults import NonFiniteLossError
 from util.engine.run_state import Position
 from util.errors import printable
 from util.files import check_writable, inside, write_atomic
+from util.provenance import provenance
 
 if TYPE_CHECKING:
     from util.engine.signals import StopRequest
@@ -118,10 +121,30 @@ def _check_outline(path: Path, state: Mapping[str, Any]) -> None:
         )
 
 
-def describe_run(folder: Path, options_yaml: str, options_file: str) -> None:
-    """Write the run's options and the versions of every installed package beside its checkpoints."""
+def describe_run(
+    folder: Path, options_yaml: str, options_file: str, device: torch.device, continued: bool = False
+) -> None:
+    """Write the run's options beside its checkpoints, and how it was started: `environment.txt`.
+
+    That is a list of requirements, the versions of every installed package, after comments that say by which command,
+    when, on what and by which commit of this program.
+
+    Args:
+        continued: the comments of earlier starts stay, above those of this one.
+    """
     write_atomic(folder / options_file, options_yaml.encode())
-    write_atomic(folder / ENVIRONMENT_FILE, _installed().encode())
+    file = folder / ENVIRONMENT_FILE
+    earlier = _comments(file) if continued else ""
+    own = "".join(f"# {name}: {value}\n" for name, value in provenance(device).items())
+    write_atomic(file, f"{earlier}{own}{_installed()}".encode())
+
+
+def _comments(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):  # a run of before; or somebody has taken it away
+        return ""
+    return "".join(f"{line}\n" for line in lines if line.startswith("#"))
 
 
 @cache

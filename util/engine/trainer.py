@@ -250,7 +250,8 @@ class Trainer:
 
     def _show(self, moment: Moment, seen: int, now: int, result: StepResult) -> None:
         freq = self.frequencies
-        if _crossed(seen, now, freq.print) or any(name.startswith("grad_") for name in result.scalars):
+        last = moment.step == self._total_steps()  # of a short run it may be all that a log and a page show
+        if last or _crossed(seen, now, freq.print) or any(name.startswith("grad_") for name in result.scalars):
             self._log(moment, result)
         for every, sinks in ((freq.display, self.outputs.sinks), (freq.html, self.outputs.pages)):
             if sinks.active and _crossed(seen, now, every):

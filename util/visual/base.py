@@ -136,9 +136,13 @@ GROUP_PATTERNS: Mapping[str, str] = {
     "attention": r"^CAM_(?!weight)|^head_acc",
     "class shares": r"^head_share",
     "gradients": r"^grad_",
+    "learning rate": r"^lr$",
+    "KID": r"^eval_kid",  # measures whose sizes differ by powers of ten
+    "FID": r"^eval_fid",
+    "evaluation": r"^eval_",
 }
 LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction", "semantics", "decoder", "total")
-MONITORS = "monitors"
+EVALUATION, MONITORS = "evaluation", "monitors"
 
 
 def group_of(name: str, patterns: Mapping[str, str] = GROUP_PATTERNS) -> str:

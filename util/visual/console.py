@@ -17,13 +17,14 @@ def console_line(moment: Moment, values: Mapping[str, float]) -> str:
     """One line in CUT's form, `(epoch: 1, iters: 100, time: 0.123, data: 0.002) G_GAN: 0.412 D_real: 0.250`.
 
     `iters` counts samples in the epoch and the times are seconds, as in CUT, so scripts that read its logs
-    go on working.
+    go on working. A learning rate, which CUT's lines do not have, would be 0.000 there: it keeps its digits.
     """
     head = (
         f"(epoch: {moment.epoch}, iters: {moment.epoch_iters}, "
         f"time: {moment.seconds:.3f}, data: {moment.data_seconds:.3f})"
     )
-    return " ".join([head, *(f"{name}: {value:.3f}" for name, value in values.items())])
+    shown = {name: f"{value:.6g}" if name == "lr" else f"{value:.3f}" for name, value in values.items()}
+    return " ".join([head, *(f"{name}: {text}" for name, text in shown.items())])
 
 
 class ConsoleSink:

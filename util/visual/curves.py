@@ -6,19 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
 
-from util.visual.base import MONITORS, grouped
+from util.visual.base import EVALUATION, MONITORS, grouped
 from util.visual.jsonl import names_in
 
 # Okabe and Ito's palette (2008), told apart with any colour vision, without its yellow (invisible on white).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#8c6bb1")
+DASHES = ("", "7 4", "2 3")  # once all colours are taken, lines differ in these
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 418, 8, 192
 MAX_POINTS = 600
+_MARKS = dict(zip(DASHES, ("&#9632;", "&#9476;", "&#8943;"), strict=True))  # in the legend
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -91,12 +93,12 @@ def _frame(axes: _Axes) -> str:
     return "".join([*parts, f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">optimiser step</text></g>'])
 
 
-def _curve(axes: _Axes, x: np.ndarray, y: np.ndarray, colour: str) -> str:
+def _curve(axes: _Axes, x: np.ndarray, y: np.ndarray, colour: str, dashes: str) -> str:
     xs = [axes.across(value) for value in thinned(x, MAX_POINTS)]
     if len(xs) == 1:
         return f'<circle cx="{xs[0]:.1f}" cy="{axes.down(y[0]):.1f}" r="3" fill="{colour}"/>'
-    lines = []
-    for values, style in ((y, 'opacity="0.25"'), (smoothed(y), 'stroke-width="1.8"')):
+    lines, dashed = [], f'stroke-dasharray="{dashes}" ' if dashes else ""
+    for values, style in ((y, 'opacity="0.25"'), (smoothed(y), f'{dashed}stroke-width="1.8"')):
         ys = (axes.down(value) for value in thinned(values, MAX_POINTS))
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys, strict=True))
         lines.append(f'<polyline fill="none" stroke="{colour}" {style} points="{points}"/>')
@@ -122,16 +124,16 @@ def svg_curves(records: Sequence[Mapping[str, Any]], names: Sequence[str], title
     if not curves:
         return ""
     axes = _Axes(*_span([x for x, _ in curves.values()], 0, 0), *_span([y for _, y in curves.values()], 1, 0.06))
-    colours = dict(zip(curves, cycle(COLOURS), strict=False))
+    styles = dict(zip(curves, cycle(product(DASHES, COLOURS)), strict=False))
     legend = "".join(
-        f'<span class="key"><span style="color:{colours[name]}">&#9632;</span> {escape(name)} '
+        f'<span class="key"><span style="color:{styles[name][1]}">{_MARKS[styles[name][0]]}</span> {escape(name)} '
         f"<b>{smoothed(y)[-1]:.4g}</b></span>"
         for name, (_, y) in curves.items()
     )
     box = (LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP)
     # A nested <svg> cuts off what leaves the frame, without an id that could clash between two charts.
     inner = f'<svg x="{LEFT}" y="{TOP}" width="{box[2]}" height="{box[3]}" viewBox="{" ".join(map(str, box))}">'
-    drawn = "".join(_curve(axes, x, y, colours[name]) for name, (x, y) in curves.items())
+    drawn = "".join(_curve(axes, x, y, styles[name][1], styles[name][0]) for name, (x, y) in curves.items())
     return (
         f'<figure class="chart"><figcaption><strong>{escape(title)}</strong>{legend}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} losses">'
@@ -142,13 +144,14 @@ def svg_curves(records: Sequence[Mapping[str, Any]], names: Sequence[str], title
 def svg_groups(records: Sequence[Mapping[str, Any]]) -> str:
     """One chart for each group of losses in the log: adversarial, contrastive, cam, and so on to the monitors.
 
-    Monitors whose values mostly lie within [-1, 1] (correlations, entropies) have a chart of their own,
-    since counts would flatten them.
+    Monitors, and measures of an evaluation, whose values mostly lie within [-1, 1] (correlations, entropies) have a
+    chart of their own, since counts would flatten them.
     """
     groups = grouped(names_in(records))
-    monitors = groups.pop(MONITORS, [])
-    sizes = {name: np.abs(series(records, name)[1]) for name in monitors}
-    small = [name for name, size in sizes.items() if len(size) and np.median(size) <= 1]
-    groups[f"{MONITORS} up to 1"] = small
-    groups[f"{MONITORS} above 1"] = [name for name in monitors if name not in small]
+    for group in (EVALUATION, MONITORS):
+        names = groups.pop(group, [])
+        sizes = {name: np.abs(series(records, name)[1]) for name in names}
+        small = [name for name, size in sizes.items() if len(size) and np.median(size) <= 1]
+        groups[f"{group} up to 1"] = small
+        groups[f"{group} above 1"] = [name for name in names if name not in small]
     return "".join(svg_curves(records, names, group) for group, names in groups.items())

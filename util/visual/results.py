@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from util.visual.html import Row, write_results_page
 
 Stored = tuple[Tensor, DomainFormat]  # (C, H, W) in [0, 1], and the format it is written in
 PREVIEWS = "page"
+SUFFIXES = (".png", ".tif")  # of pictures that are written here
 LONGEST_FILE = 255  # bytes of a file's name, on the usual file systems
 LONGEST_KIND = 24  # bytes set aside for the kind of a picture
 
@@ -183,6 +185,25 @@ class Results:
             text = f"{text}\n\n{long}" if text else long
         write_results_page(path, title, self._rows, text, facts=facts)
         return path
+
+    def left_over(self) -> str:
+        """What is to be said of pictures of other inputs that an earlier command has left in the folder; or nothing.
+
+        They stay: what lies there may have been put there by somebody. The page does not show them.
+        """
+        kinds = sorted({re.escape(kind) for row in self._rows for kind, _ in row.cells})
+        pattern = re.escape(self._pattern).replace(r"\{kind\}", f"(?:{'|'.join(kinds)})")
+        shape, known = re.compile(pattern.replace(r"\{stem\}", "(?P<stem>.+)")), set(self._stems.values())
+        found = 0
+        for file in self.folder.rglob("*"):
+            name = shape.fullmatch(file.relative_to(self.folder).with_suffix("").as_posix())
+            found += name is not None and name["stem"] not in known and file.suffix in SUFFIXES
+        if not found:
+            return ""
+        return (
+            f"{found} pictures of other inputs, which an earlier command has left, are still in "
+            f"{printable(self.folder)}; the page does not show them: remove them, or give another --results_dir"
+        )
 
     def _short(self, stem: PurePosixPath) -> str:
         """The stem with a last part that leaves room for kind and suffix: cut, and told apart by a checksum."""
