@@ -227,6 +227,12 @@ class FcamModel(Model[FcamState]):
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self._validation = dict(state["validation"])
 
+    @property
+    def num_classes(self) -> int:
+        """Of the classifier."""
+        known: int = self.classifier.net.num_classes  # type: ignore[assignment]
+        return known
+
     # -- use --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
