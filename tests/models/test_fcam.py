@@ -209,6 +209,21 @@ def test_the_classifier_of_any_run_is_kept_as_it_was_trained(
         again.check_class(0)
 
 
+def test_the_classifier_of_a_classifier_is_not_asked_for(train_run: Trained, data: DataMaker, tmp_path: Path) -> None:
+    """A CUTCAM whose head was taught by a classifier: its own folder and that of its teacher may both go."""
+    teacher = write_run(tmp_path / "teacher", *JUDGE)
+    head = write_run(tmp_path / "head", *CUTCAM, "--classifier_run", teacher)
+    words = (*FCAM, "--classifier_run", head, "--batch_size", 4)
+    run = train_run("fcam", data(), *words, "--n_epochs", 1)
+    kept = torch.load(run / "latest_net_C.pth", weights_only=True)
+    shutil.rmtree(teacher)
+    shutil.rmtree(head)
+    train_run("fcam", data(), *words, "--n_epochs", 2, "--continue_train")
+    again = torch.load(run / "latest_net_C.pth", weights_only=True)
+    assert all(torch.equal(value, again[name]) for name, value in kept.items())
+    assert load_run(run).full_resolution_maps(torch.zeros(1, 3, 32, 32)).shape == (1, 32, 32)  # type: ignore[operator]
+
+
 def test_a_run_beside_this_one_is_meant_by_its_name(train_run: Trained, data: DataMaker) -> None:
     judge = train_run("both", data(), *JUDGE, "--batch_size", 4, "--n_epochs", 1, "--name", "judge")
     assert judge.parent.name == "both"
@@ -300,11 +315,12 @@ def test_published_names_of_flags_are_understood() -> None:
         ),
         (("--classifier_run", "JUDGE", "--crf_sigma_rgb", 1), r"^--crf_sigma_rgb 1\.0: makes a grid of [\d,]+ cells"),
         (("--classifier_run", "CUT"), r"^--classifier_run .*: a run of --model cut has no classifier"),
+        (("--classifier_run", "FULL"), r"^--classifier_run .*: is a run of --model fcam, .*; give that one: /\S+/source$"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, given: tuple[object, ...], message: str) -> None:
     cut = ("--model", "cut", "--ngf", 8, "--ndf", 8, "--netG", "resnet_6blocks", "--nce_layers", "0,4")
-    places = {"JUDGE": JUDGE, "CUT": cut}
+    places = {"JUDGE": JUDGE, "CUT": cut, "FULL": (*FCAM, "--classifier_run", classifier_run(*JUDGE))}
     words = [classifier_run(*places[word]) if isinstance(word, str) and word in places else word for word in given]
     with pytest.raises(OptionError, match=message) as error:
         FcamModel.from_options(train_options(tiny_flags(tmp_path, tmp_path, "--model", "fcam", *words)))
