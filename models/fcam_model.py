@@ -73,7 +73,7 @@ class FcamModel(Model[FcamState]):
     """
 
     Options: ClassVar[type[Group]] = FcamOptions
-    DATASET_MODE: ClassVar[str] = "classes"
+    DATASET_MODE: ClassVar[str] = "wsol"
     inference_nets = ("C", "S")
 
     def __init__(

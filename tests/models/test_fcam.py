@@ -128,7 +128,7 @@ def test_the_precision_of_seeds_is_known_where_the_truth_is(bench: BenchMaker) -
     assert {"seed_fg", "seed_bg"}.isdisjoint(made.model.monitors(state))
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[8:24, 8:24] = True
-    known = replace(state, batch=WsolBatch(**vars(made.batch()), truths=(None, square_truth)))
+    known = replace(state, batch=WsolBatch(**{**vars(made.batch()), "truths": (None, square_truth)}))
     front, back = state.seeds[1] == 1, state.seeds[1] == 0
     expected = [float((front & inside).sum() / front.sum()), float((back & ~inside).sum() / back.sum())]
     found = made.model.monitors(known)
@@ -149,7 +149,7 @@ def test_validation_is_of_images_and_their_truth(bench: BenchMaker) -> None:
         assert found.keys() == {"val_acc", "val_cut"}
         assert found["val_acc"] == pytest.approx(float(right))
         assert model.facts()["val_images"] == 5
-        batches = [WsolBatch(**vars(b), truths=(square_truth,) * len(b.A)) for b in plain]
+        batches = [WsolBatch(**{**vars(b), "truths": (square_truth,) * len(b.A)}) for b in plain]
         known = model.validate(info, batches)
     assert {"val_seed_fg", "val_seed_bg", "val_MaxBoxAcc", "val_PxAP", "val_loc"} <= known.keys()
     assert {"val_MaxBoxAcc_CAM", "val_PxAP_CAM"} <= known.keys()
@@ -262,7 +262,7 @@ def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(
         picture = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         assert picture is not None
         cv2.imwrite(str(root / "masks_train" / file.name), np.where(picture > 120, 255, 0).astype(np.uint8))
-    own = ("--dataset_mode", "wsol", "--val_share", 0.34, "--train_truth", "--select", "best_loc", "--n_epochs", 2)
+    own = ("--val_share", 0.34, "--train_truth", "--select", "best_loc", "--n_epochs", 2)
     run = train_run("masks", root, *flags(*own, "--batch_size", 4))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert {"seed_fg", "seed_bg", "cut", "fg_area"} <= set(log[0])
@@ -278,6 +278,7 @@ def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(
 
 def test_defaults_are_fcams() -> None:
     run = train_options(["--model", "fcam", "--dataroot", "x"])
+    assert run.data.dataset_mode == "wsol"  # the truth that it watches by is read where there is one
     assert (run.optim.optimizer, run.optim.lr, run.optim.momentum, run.optim.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
     assert (run.schedule.last_epoch, run.schedule.lr_policy, run.data.batch_size) == (50, "none", 32)
     assert (run.data.load_size, run.data.crop_size, run.optim.nesterov) == ((256, 256), (224, 224), True)
@@ -315,7 +316,10 @@ def test_published_names_of_flags_are_understood() -> None:
         ),
         (("--classifier_run", "JUDGE", "--crf_sigma_rgb", 1), r"^--crf_sigma_rgb 1\.0: makes a grid of [\d,]+ cells"),
         (("--classifier_run", "CUT"), r"^--classifier_run .*: a run of --model cut has no classifier"),
-        (("--classifier_run", "FULL"), r"^--classifier_run .*: is a run of --model fcam, .*; give that one: /\S+/source$"),
+        (
+            ("--classifier_run", "FULL"),
+            r"^--classifier_run .*: is a run of --model fcam, .*; give that one: /\S+/source$",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, given: tuple[object, ...], message: str) -> None:
