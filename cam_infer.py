@@ -21,7 +21,10 @@ from util.sharing import as_one, is_first
 
 # Any of these asks for explainers; without them a translation run shows its own maps.
 ASKING = frozenset(
-    ["image", "random", "index", "top_k", "explain", "explain_with", "layer", "layers", "score", "normalize", "patches"]
+    [
+        *("image", "random", "index", "top_k", "explain", "explain_with", "layer", "layers", "score", "normalize"),
+        *("patches", "explained", "maps_only"),
+    ]
 )
 
 

@@ -9,7 +9,7 @@ from options.schema import Group, OptionError, Size, option, shorten
 
 COLORMAPS = ("jet", "rainbow", "turbo", "viridis", "inferno", "magma", "hot", "gray")
 MAP_NORMALS = ("minmax", "max", "percentile")
-SCORES = ("logit", "probability", "margin")
+SCORES = ("logit", "log_probability", "margin", "probability")
 EXPLAINED = ("head", "discriminator", "distance")
 ASKED_CLASSES = ("auto", "label", "predicted", "both")
 NORMS = ("instance", "batch", "none")
@@ -267,7 +267,11 @@ class Explanation(Group):
     )
     layer: str = option("auto", "layer of the maps: its name, or its number from 0, -1 for the last; auto: the best")
     layers: tuple[str, ...] = option((), "draw the maps of these layers side by side: names, numbers, patterns")
-    score: str = option("logit", "what is explained of a class", choices=SCORES)
+    score: str = option(
+        "logit",
+        "what is explained of a class; margin: its logit less the next greatest; probability: older name of log_probability",
+        choices=SCORES,
+    )
     normalize: str = option(
         "minmax", "what becomes 0 and 1 in a map: its ends, 0 and its maximum, or 0 and its 98 %", choices=MAP_NORMALS
     )

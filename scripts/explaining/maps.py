@@ -22,7 +22,8 @@ from options.schema import OptionError
 ALL = "all"
 DEFAULT = "gradcam"
 RANKED = 5
-SCORES: Mapping[str, type[ClassTarget]] = {"logit": ClassTarget, "probability": LogProbability, "margin": Margin}
+SCORES: Mapping[str, type[ClassTarget]] = {"logit": ClassTarget, "log_probability": LogProbability, "margin": Margin}
+OLDER_SCORES = {"probability": "log_probability"}  # a name that did not say what it was
 # What the figures of some methods show beside their own map.
 COMPANIONS: Mapping[str, tuple[str, ...]] = {
     "counterfactual": ("gradcam",),
@@ -100,9 +101,9 @@ class MapMaker:
         Raises:
             ExplainError: a method or layer does not apply to the network.
         """
-        self._find_layers(view)
         more = [other for method in self.methods for other in COMPANIONS.get(method, ())]
         names = list(dict.fromkeys([*self.methods, *more]))
+        self._find_layers(view, names)
         found = self._tried(view, names, target) if self._every else self._explained(view, names, target, self._layer)
         return {name: self._on_image(view, result) for name, result in found.items()}
 
@@ -131,11 +132,19 @@ class MapMaker:
 
     # --- how
 
-    def _find_layers(self, view: View) -> None:
-        """Find the layers with the first image."""
+    def _find_layers(self, view: View, names: Sequence[str]) -> None:
+        """Find the layers with the first image, where one is named or needed."""
         if self._layer is not None:
             return
-        found = find_layer(self._net, self._layer_spec, view.batch)
+        asked = bool(self.look.layers) or self.look.layer != "auto"
+        if not asked and not any(EXPLAINERS.get(name).needs_layer for name in names):
+            return
+        try:
+            found = find_layer(self._net, self._layer_spec, view.batch)
+        except ExplainError:
+            if asked or not self._every:
+                raise
+            return  # the methods that need none are left
         if len(found) != 1:
             names = ", ".join(name for name, _ in found)
             raise OptionError(f"--layer {self._layer_spec}: means {len(found)} layers ({names}): see --layers")
@@ -158,8 +167,8 @@ class MapMaker:
     def _explained(
         self, view: View, names: Sequence[str], target: Target, layer: nn.Module | None
     ) -> dict[str, CamResult]:
-        assert layer is not None
-        return explain(self._net, view.batch, names, targets=target, layer=layer, normalize="none")
+        where = self._layer_spec if layer is None else layer
+        return explain(self._net, view.batch, names, targets=target, layer=where, normalize="none")
 
     def _on_image(self, view: View, result: CamResult) -> list[Map]:
         """One result of a batch of one, without padding, at the file's size."""
@@ -186,7 +195,12 @@ class MapMaker:
 
 def class_target(look: Explanation, classes: Sequence[int]) -> ClassTarget:
     """The target of --score for these classes of one image."""
-    return SCORES[look.score]([list(classes)])
+    return SCORES[score_of(look)]([list(classes)])
+
+
+def score_of(look: Explanation) -> str:
+    """The name of what is explained of a class, whatever it was called."""
+    return OLDER_SCORES.get(look.score, look.score)
 
 
 def choose_classes(look: Explanation, probabilities: Tensor, label: int = -1, usual: str = "label") -> list[int]:
