@@ -269,7 +269,7 @@ class Explanation(Group):
     layers: tuple[str, ...] = option((), "draw the maps of these layers side by side: names, numbers, patterns")
     score: str = option(
         "logit",
-        "what is explained of a class; margin: its logit less the next greatest; probability: older name of log_probability",
+        "what is explained of a class; margin: its logit less the next; probability: older name of log_probability",
         choices=SCORES,
     )
     normalize: str = option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.base import DataError
 from data.wsol_truth import WsolBatch
 from models import load_run
 from models.fcam_model import FcamModel, FcamState, seed_counts
@@ -273,6 +275,12 @@ def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(
     assert json.loads((run / "best_facts.json").read_text())["val_loc"] == pytest.approx(best["val_loc"])
 
 
+def test_an_epoch_cannot_be_chosen_by_what_nobody_knows(train_run: Trained, data: DataMaker) -> None:
+    """The advice is what this model has: a classifier has best_cls, too."""
+    with pytest.raises(DataError, match=r"^--select best_loc: no held-out image .*, or take --select last$"):
+        train_run("blind", data(), *flags("--select", "best_loc", "--val_share", 0.34))
+
+
 # --- defaults and mistakes
 
 
@@ -308,7 +316,10 @@ def test_published_names_of_flags_are_understood() -> None:
         (("--sl_ksz", 4), r"^--sl_ksz 4: must be odd"),
         (("--elb_max_t", 0.5), r"^--elb_max_t 0\.5: is below --elb_init_t 1\.0"),
         (("--crf_start_ep", 5, "--crf_end_ep", 4), r"^--crf_end_ep 4: is before --crf_start_ep 5"),
-        (("--classifier_run", "JUDGE", "--teacher", "gradcan"), r"^--teacher gradcan: .*did you mean 'gradcam'"),
+        (
+            ("--classifier_run", "JUDGE", "--teacher", "gradcan"),
+            r"^--teacher gradcan: unknown .*did you mean 'gradcam'.*, builtin$",
+        ),
         (("--classifier_run", "JUDGE", "--teacher", "builtin"), r"^--teacher builtin: JudgeNet has no maps of its own"),
         (
             ("--classifier_run", "JUDGE", "--input_nc", 1),
@@ -351,8 +362,40 @@ def test_weights_that_are_missing_or_of_another_epoch_are_named(
 
 def test_a_teacher_that_does_not_fit_the_classifier_is_named_at_the_first_step(bench: BenchMaker) -> None:
     made = bench(*flags("--teacher_layer", "trunk.3"))
-    with pytest.raises(OptionError, match=r"^--teacher cam: cam needs a mean over positions"):
+    with pytest.raises(OptionError, match=r"^--teacher cam --teacher_layer trunk\.3: cam needs a mean over positions"):
         made.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("--teacher_layer", "nosuch"),
+            "--teacher cam --teacher_layer nosuch: no layer 'nosuch' in StagedClassifier: ",
+        ),
+        (
+            ("--teacher_layer", "encoder"),
+            "--teacher cam --teacher_layer encoder: layer 'encoder' was called 0 times",
+        ),
+        (("--crop_size", 8, "--load_size", 8), "--crop_size 8,8: leaves the classifier's last features one position"),
+        (
+            ("--lambda_SL", 0, "--lambda_CRF", 0, "--lambda_SIZE", 0, "--lambda_ENT", 0),
+            "--lambda_SL --lambda_CRF --lambda_SIZE --lambda_ENT: are all 0, and there is nothing to learn from",
+        ),
+        (
+            ("--sl_start_ep", 8, "--crf_start_ep", 8, "--size_start_ep", 8, "--ent_start_ep", 8, "--n_epochs", 7),
+            "--n_epochs 7: in epochs 1 to 7 no term of the loss counts",
+        ),
+    ],
+)
+def test_what_cannot_train_is_said_before_a_run_has_a_folder(
+    train_run: Trained, data: DataMaker, tmp_path: Path, given: tuple[object, ...], message: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        train_run("none", data(), *flags(*given, source=STD_CL))
+    assert str(caught.value).startswith(message)
+    assert not re.search(r"[ ']net\.", str(caught.value))
+    assert not list(tmp_path.rglob("options.yaml"))
 
 
 def test_damaged_facts_are_named(train_run: Trained, data: DataMaker) -> None:
