@@ -132,7 +132,8 @@ class FcamModel(Model[FcamState]):
         trained, _ = classifier_net(self._run, self._source, folder_of(self._run, self._source.folder))
         self.classifier.load_state_dict(trained.state_dict())
         shape = (1, self._run.networks.input_nc, *self._run.data.crop_size)
-        noise = torch.rand(shape, generator=generator(0, "trying the teacher")).to(self.device) * 2 - 1
+        like = next(weight for weight in self.classifier.buffers() if weight.is_floating_point())
+        noise = torch.rand(shape, generator=generator(0, "trying the teacher")).to(like) * 2 - 1
         deepest = self.classifier.with_stages(noise)[1][-1]
         if deepest.shape[2:].numel() == 1:
             raise OptionError(
