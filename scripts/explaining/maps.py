@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from data.transforms import crop_to, resize_to
 from models.cam.base import EXPLAINERS
 from models.cam.errors import ExplainError
 from models.cam.explain import CamResult, display, explain
+from models.cam.fusion import fuse
 from models.cam.guided import guided_display
 from models.cam.layers import find_layer
 from models.cam.targets import ClassTarget, LogProbability, Margin, Target
@@ -104,7 +105,7 @@ class MapMaker:
         more = [other for method in self.methods for other in COMPANIONS.get(method, ())]
         names = list(dict.fromkeys([*self.methods, *more]))
         self._find_layers(view, names)
-        found = self._tried(view, names, target) if self._every else self._explained(view, names, target, self._layer)
+        found = self._tried(view, names, target) if self._every else self._wanted(view, names, target)
         return {name: self._on_image(view, result) for name, result in found.items()}
 
     def by_layer(self, view: View, target: Target) -> dict[str, list[Map]]:
@@ -158,10 +159,26 @@ class MapMaker:
         found: dict[str, CamResult] = {}
         for name in names:
             try:
-                found |= self._explained(view, [name], target, self._layer)
+                found |= self._wanted(view, [name], target)
             except ExplainError as error:
                 self.left_out[name] = str(error)
         self.methods, self._every = list(found), False
+        return found
+
+    def _wanted(self, view: View, names: Sequence[str], target: Target) -> dict[str, CamResult]:
+        """The maps at the one layer, or with --fuse of all layers together where the method has one."""
+        if self.look.fuse is None:
+            return self._explained(view, names, target, self._layer)
+        found: dict[str, CamResult] = {}
+        for name in names:
+            kind = EXPLAINERS.get(name)
+            if not kind.needs_layer or kind.in_pixels:
+                found |= self._explained(view, [name], target, self._layer)
+                continue
+            parts = [self._explained(view, [name], target, module)[name] for _, module in self._layers]
+            height, width = view.batch.shape[-2:]
+            one = fuse([part.maps for part in parts], (height, width), self.look.fuse)
+            found[name] = replace(parts[-1], layer="+".join(part.layer for part in parts), raw=one, maps=one)
         return found
 
     def _explained(

@@ -137,6 +137,23 @@ def test_a_score_is_called_what_it_is(explain: Command, tmp_path: Path, name: st
     assert entry["score"] == pytest.approx(math.log(entry["probability"]), abs=1e-5)
 
 
+def test_layers_are_fused_into_one_map(home: Path, explain: Command, tmp_path: Path) -> None:
+    flags = ("--index", 1, "--cam_method", "layercam,fullgrad", "--class_idx", 2, "--layers", "trunk.1,trunk.4")
+    assert explain("clf", *flags, "--fuse", "max").status == 0
+    folder = tmp_path / "clf/latest"
+    entries = manifest(folder)["images"][0]["views"][0]["maps"]
+    assert [entry["layer"] for entry in entries] == ["trunk.1+trunk.4", None]
+    images = seen_by_network(home / "data/testA/01.png")
+    net = network(home).classifier
+    parts = [
+        maps_of(net, images, "layercam", targets=[2], layer=layer, normalize="none")["layercam"].maps
+        for layer in ("trunk.1", "trunk.4")
+    ]
+    expected = torch.maximum(*(torch.tanh(2 * part / part.max()) for part in parts))
+    torch.testing.assert_close(torch.from_numpy(np.load(folder / entries[0]["raw"])), expected[0, 0], atol=1e-4, rtol=0)
+    assert (folder / "01_layercam_layers.png").is_file()
+
+
 def test_methods_that_need_no_layer_explain_a_network_without_maps() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, 4))
     view, target = View(torch.rand(1, 3, 8, 8), (8, 8), (8, 8)), ClassTarget([[1]])
@@ -255,6 +272,7 @@ def test_given_files_have_their_true_class_where_it_is_known(home: Path, tmp_pat
         ("--cam_method gradcan", "gradcan: unknown (did you mean 'gradcam'?)"),
         ("--layer nothing", "no layer 'nothing'"),
         ("--layer trunk.?", "--layer trunk.?: means 6 layers"),
+        ("--fuse max", "--fuse max: makes one map of those of several layers"),
         ("--explain head", "--explain head: belongs to translation runs"),
         ("--patches 1,1,2,2", "--patches: belongs to"),
         ("--grid", "--grid: "),
