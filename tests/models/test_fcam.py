@@ -223,7 +223,9 @@ def test_the_classifier_of_a_classifier_is_not_asked_for(train_run: Trained, dat
     train_run("fcam", data(), *words, "--n_epochs", 2, "--continue_train")
     again = torch.load(run / "latest_net_C.pth", weights_only=True)
     assert all(torch.equal(value, again[name]) for name, value in kept.items())
-    assert load_run(run).full_resolution_maps(torch.zeros(1, 3, 32, 32)).shape == (1, 32, 32)  # type: ignore[operator]
+    model = load_run(run)
+    assert isinstance(model, FcamModel)
+    assert model.full_resolution_maps(torch.zeros(1, 3, 32, 32)).shape == (1, 32, 32)
 
 
 def test_a_run_beside_this_one_is_meant_by_its_name(train_run: Trained, data: DataMaker) -> None:
