@@ -20,9 +20,8 @@ from util.errors import exit_code
 from util.sharing import as_one, is_first
 
 # Any of these asks for explainers; without them a translation run shows its own maps.
-ASKING = frozenset(
-    ["image", "random", "index", "top_k", "explain", "explain_with", "layer", "layers", "score", "normalize", "patches"]
-)
+ASKING = {"image", "random", "index", "top_k", "explain", "explain_with", "layer", "layers", "score", "normalize"}
+ASKING |= {"patches", "explained", "maps_only"}
 
 
 @as_one

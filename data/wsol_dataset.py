@@ -35,7 +35,7 @@ from data.images import DomainFormat, image_size, read_raw
 from data.sampler import SampleKey
 from data.wsol_splits import FOLDERS, IDS, LABELS, SplitTruth, how_to_prepare, read_split, split_folder
 from data.wsol_truth import Ask, WsolBatch, WsolSample, with_truth
-from options.schema import Group, OptionError, option
+from options.schema import Group, OptionError, fields_of, option, spec_of
 from util import ranks
 from util.errors import printable
 from util.metrics.wsol import Truth, truth_from
@@ -124,9 +124,10 @@ class WsolDataset(ClassesDataset):
         if isinstance(made.validation, WsolDataset):
             made.validation.truths = held
         if getattr(run.model, "select", "") == "best_loc" and not (made.validation and held):
+            others = [name for name in spec_of(fields_of(type(run.model))["select"][1]).choices if name != "best_loc"]
             raise DataError(
                 "--select best_loc: no held-out image has a box or a mask; give a split val with them, or take "
-                "--select last or best_cls"
+                f"--select {' or '.join(others)}"
             )
         return made
 

@@ -18,15 +18,17 @@ from torch import Tensor, nn
 
 from data.wsol_truth import truth_of
 from models.base import MODELS, Model, Phase, State
+from models.cam.base import EXPLAINERS
 from models.cam.errors import ExplainError
-from models.fcam_options import FcamOptions, training_from
+from models.cam.layers import AUTO
+from models.fcam_options import FcamOptions, check_terms, training_from
 from models.localisation import LOC, HeldOutMaps
 from models.losses import fcam as terms
 from models.losses.crf import MOST_CELLS, CrfEnergy, crf_energy, grid_cells, weight_from_fcam
 from models.networks.frozen_classifier import FrozenClassifier
 from models.networks.unet_decoder import UnetDecoder
 from models.seeding import BACKGROUND, FOREGROUND, IGNORED, precision_counts
-from models.teacher import Seen, Teacher
+from models.teacher import BUILTIN, Seen, Teacher
 from models.trained_classifier import ClassifierSource, classifier_net, folder_of, source_of
 from options.schema import Group, OptionError, shorten, show
 from util import ranks
@@ -73,7 +75,7 @@ class FcamModel(Model[FcamState]):
     """
 
     Options: ClassVar[type[Group]] = FcamOptions
-    DATASET_MODE: ClassVar[str] = "classes"
+    DATASET_MODE: ClassVar[str] = "wsol"
     inference_nets = ("C", "S")
 
     def __init__(
@@ -88,7 +90,9 @@ class FcamModel(Model[FcamState]):
         self.best_by, self.keeps_best = LOC, opt.select == "best_loc"
         try:
             self.teacher = Teacher(self.classifier, opt.teacher, opt.teacher_layer)
-        except (ExplainError, UnknownNameError) as error:
+        except UnknownNameError as error:
+            raise OptionError(f"{str(error).replace(EXPLAINERS.kind, 'teacher', 1)}, {BUILTIN}") from error
+        except ExplainError as error:
             raise OptionError(f"--teacher {shorten(opt.teacher)}: {error}") from error
         self._training = training_from(opt)
         self._validation: dict[str, float] = {}
@@ -122,8 +126,21 @@ class FcamModel(Model[FcamState]):
     # -- training ---------------------------------------------------------------------------------------------
 
     def load_first_weights(self) -> None:
+        """Also tries the teacher, so that what does not fit is said before the run has a folder."""
+        schedule = self._run.schedule
+        check_terms(self.opt, self._training, schedule.epoch_count, schedule.last_epoch)
         trained, _ = classifier_net(self._run, self._source, folder_of(self._run, self._source.folder))
         self.classifier.load_state_dict(trained.state_dict())
+        shape = (1, self._run.networks.input_nc, *self._run.data.crop_size)
+        like = next(weight for weight in self.classifier.buffers() if weight.is_floating_point())
+        noise = torch.rand(shape, generator=generator(0, "trying the teacher")).to(like) * 2 - 1
+        deepest = self.classifier.with_stages(noise)[1][-1]
+        if deepest.shape[2:].numel() == 1:
+            raise OptionError(
+                f"--crop_size {show(self._run.data.crop_size)}: leaves the classifier's last features one position, of "
+                "which there is no map; give a larger one"
+            )
+        self.look(noise)
 
     def check_data(self, labels: Sequence[int]) -> None:
         if self.keeps_best and self._run.data.dataset_mode != "wsol":
@@ -152,7 +169,8 @@ class FcamModel(Model[FcamState]):
         try:
             return self.teacher.look(images, labels)
         except ExplainError as error:
-            raise OptionError(f"--teacher {self.opt.teacher}: {error}") from error
+            layer = "" if self.opt.teacher_layer == AUTO else f" --teacher_layer {shorten(self.opt.teacher_layer)}"
+            raise OptionError(f"--teacher {self.opt.teacher}{layer}: {error}") from error
 
     def losses(self, state: FcamState) -> dict[str, Tensor]:
         """The weighted terms that the epoch has."""
@@ -228,6 +246,12 @@ class FcamModel(Model[FcamState]):
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self._validation = dict(state["validation"])
+
+    @property
+    def num_classes(self) -> int:
+        """Of the classifier."""
+        known: int = self.classifier.net.num_classes  # type: ignore[assignment]
+        return known
 
     # -- use --------------------------------------------------------------------------------------------------
 

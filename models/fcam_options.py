@@ -127,6 +127,25 @@ def training_from(opt: FcamOptions) -> Training:
     )
 
 
+def check_terms(opt: FcamOptions, training: Training, first: int, last: int) -> None:
+    """Raise an OptionError where no term of the loss counts in any epoch from `first` to `last`."""
+    weights = {
+        "SL": opt.lambda_SL,
+        "CRF": opt.crf_lambda or opt.lambda_CRF,
+        "SIZE": opt.lambda_SIZE,
+        "ENT": opt.lambda_ENT,
+    }
+    flags = " ".join(f"--lambda_{name}" for name in weights)
+    if not any(weights.values()):
+        raise OptionError(f"{flags}: are all 0, and there is nothing to learn from; give one of them a weight")
+    spans = [training.spans[name] for name, weight in weights.items() if weight > 0]
+    if not any(span.first <= last and (span.last < 0 or first <= span.last) for span in spans):
+        raise OptionError(
+            f"--n_epochs {last}: in epochs {first} to {last} no term of the loss counts, by --sl_start_ep, --sl_end_ep "
+            "and their like"
+        )
+
+
 def _span(term: str, first: int, last: int) -> Span:
     if 0 <= last < first:
         raise OptionError(f"--{term}_end_ep {last}: is before --{term}_start_ep {first}; -1 is the end of the run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -64,7 +65,17 @@ class Teacher:
         """Maps, stages and logits of images (N, C, H, W); of label -1 the class predicted is explained.
 
         Nothing carries a gradient. Methods that need further passes make them; CAM and its kin need none.
+
+        Raises:
+            ExplainError: a method, layer or class that does not fit; it calls layers as --teacher_layer does.
         """
+        try:
+            return self._look(images, labels)
+        except ExplainError as error:
+            text = str(error).replace(type(self.net).__name__, type(self.net.net).__name__)
+            raise ExplainError(re.sub(r"(?<![\w.])net\.", "", text)) from error
+
+    def _look(self, images: Tensor, labels: Tensor) -> Seen:
         target, layer = KnownOrPredicted(labels), self._layer_of(images)
         with self.net.noting() as stages:
             subject = Subject(self.net, images, layer, target)
@@ -96,7 +107,7 @@ class Teacher:
                 found = find_layer(self.net, self._spec(), images)
             if len(found) != 1:
                 names = ", ".join(name for name, _ in found)
-                raise ExplainError(f"--teacher_layer {self._layer_name}: means {len(found)} layers: {names}; name one")
+                raise ExplainError(f"layer '{self._layer_name}' means {len(found)} layers: {names}; name one")
             self._layer = found[0][1]
         return self._layer
 

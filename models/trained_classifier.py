@@ -93,7 +93,13 @@ def classifier_net(run: RunOptions, source: ClassifierSource, weights: Path | No
         CheckpointError: its weights are missing or do not fit.
     """
     kind = str(source.options.get("model"))
-    values = {name: value for name, value in source.options.items() if name != "model"}
+    if kind == "fcam":
+        raise OptionError(
+            f"--classifier_run {shorten(source.folder)}: is a run of --model fcam, which maps what another classifier "
+            f"sees; give that one: {shorten(str(source.options.get('classifier_run')))}"
+        )
+    # What has taught a class head is not asked again, and its run may be gone.
+    values = {name: value for name, value in source.options.items() if name not in ("model", "classifier_run")}
     networks = build(type(run.networks), values)
     if networks.input_nc != run.networks.input_nc:
         raise OptionError(

@@ -9,7 +9,8 @@ from options.schema import Group, OptionError, Size, option, shorten
 
 COLORMAPS = ("jet", "rainbow", "turbo", "viridis", "inferno", "magma", "hot", "gray")
 MAP_NORMALS = ("minmax", "max", "percentile")
-SCORES = ("logit", "probability", "margin")
+FUSIONS = ("max", "mean")
+SCORES = ("logit", "log_probability", "margin", "probability")
 EXPLAINED = ("head", "discriminator", "distance")
 ASKED_CLASSES = ("auto", "label", "predicted", "both")
 NORMS = ("instance", "batch", "none")
@@ -269,7 +270,14 @@ class Explanation(Group):
     )
     layer: str = option("auto", "layer of the maps: its name, or its number from 0, -1 for the last; auto: the best")
     layers: tuple[str, ...] = option((), "draw the maps of these layers side by side: names, numbers, patterns")
-    score: str = option("logit", "what is explained of a class", choices=SCORES)
+    fuse: str | None = option(
+        None, "one map of those of --layers, scaled as LayerCAM's: their greatest value or their mean", choices=FUSIONS
+    )
+    score: str = option(
+        "logit",
+        "what is explained of a class; margin: its logit less the next; probability: older name of log_probability",
+        choices=SCORES,
+    )
     normalize: str = option(
         "minmax", "what becomes 0 and 1 in a map: its ends, 0 and its maximum, or 0 and its 98 %", choices=MAP_NORMALS
     )
@@ -283,6 +291,11 @@ class Explanation(Group):
     epochs: tuple[str, ...] = option((), "exported weights to explain, for example 10,20,latest; none: --epoch")
     grid: bool = option(False, "pictures of some images by epoch, too; without --epochs, of all that were exported")
     grid_images: int = option(8, "at most this many images, evenly spaced, in a picture of --grid", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fuse and not self.layers:
+            raise OptionError(f"--fuse {self.fuse}: makes one map of those of several layers; name these by --layers")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ POOLINGS = {
     "wildcatclhead": "WILDCAT",
 }
 OPTIMIZERS = {"sgd": "sgd", "adam": "adam"}
+SCHEDULES = {"mystep": "step", "step": "step", "mycosine": "cosine", "cosine": "cosine"}
 
 
 @dataclass
@@ -163,7 +164,35 @@ def _freeze(reading: Reading, flag: str, value: str) -> None:
 
 
 def _step_size(reading: Reading, flag: str, value: str) -> None:
-    reading.options |= {"lr_policy": "step", "lr_decay_iters": value}
+    reading.options["lr_decay_iters"] = value
+    _schedule(reading, flag, reading.given.get("opt__name_lr_scheduler", "mystep"))
+
+
+def _schedule(reading: Reading, flag: str, value: str) -> None:
+    """The policy; whether there is one says another flag."""
+    if "opt__lr_scheduler" in reading.given and not is_true("opt__lr_scheduler", reading.given["opt__lr_scheduler"]):
+        reading.options["lr_policy"] = "none"
+    elif value.lower() in SCHEDULES:
+        reading.options["lr_policy"] = SCHEDULES[value.lower()]
+    else:
+        raise OptionError(f"--{flag} {shorten(value)}: choose one of {', '.join(SCHEDULES)}")
+
+
+def _scheduled(reading: Reading, flag: str, value: str) -> None:
+    if not is_true(flag, value):
+        reading.options["lr_policy"] = "none"
+
+
+def _first_weights(reading: Reading, flag: str, value: str) -> None:
+    if value.lower() not in ("imagenet", "none"):
+        raise OptionError(f"--{flag} {shorten(value)}: choose one of imagenet, None")
+    _of_the_classifier("pretrained")(reading, flag, str(value.lower() == "imagenet"))
+
+
+def _splits(reading: Reading, flag: str, value: str) -> None:
+    """Read together with --dataset where that is given: then there is a folder of each data set's."""
+    if "dataset" not in reading.given:
+        reading.options["wsol_splits"] = value
 
 
 def _epochs(reading: Reading, flag: str, value: str) -> None:
@@ -204,7 +233,8 @@ def _data_set(reading: Reading, flag: str, value: str) -> None:
     there = [place for place in places if place.is_dir()]
     prepared = [place for place in there if (place / SPLITS_FOLDER).is_dir()]
     reading.options |= {"dataset_mode": "wsol", "dataroot": str([*prepared, *there, *places][0])}
-    splits = reading.given.get("splits_root") or os.environ.get(SPLITS_ROOT, "")
+    given = reading.given
+    splits = given.get("splits_root") or given.get("metadata_root") or os.environ.get(SPLITS_ROOT, "")
     if splits:
         reading.options["wsol_splits"] = str(Path(splits) / value)
 
@@ -225,6 +255,28 @@ READERS: dict[str, Reader] = {
     "opt__momentum": _same_as("momentum"),
     "opt__nesterov": _same_as("nesterov"),
     "opt__weight_decay": _same_as("weight_decay"),
+    "opt__dampening": _without_meaning("momentum is not dampened"),
+    "opt__beta1": _same_as("beta1"),
+    "opt__beta2": _same_as("beta2"),
+    "opt__eps_adam": _without_meaning("it is 1e-8, PyTorch's"),
+    "opt__amsgrad": _without_meaning("Adam is the plain one"),
+    "opt__lr_scheduler": _scheduled,
+    "opt__name_lr_scheduler": _schedule,
+    "opt__last_epoch": _without_meaning("the rate falls to the end of the run"),
+    "opt__min_lr": _without_meaning("steps have no lowest rate"),
+    "opt__t_max": _without_meaning("a cosine ends with the last epoch"),
+    "opt__lr_classifier_ratio": _same_as("head_lr_factor", CLASSIFIER),
+    "MYSEED": _same_as("seed"),
+    "resize_size": _same_as("load_size"),
+    "in_channels": _same_as("input_nc"),
+    "num_classes": _of_the_classifier("num_classes"),
+    "encoder_weights": _first_weights,
+    "path_pre_trained": _without_meaning(
+        "weights of another program; --pretrained_name RUN begins with a run's, --arch_weights FILE with torchvision's"
+    ),
+    "folder_pre_trained_cl": _without_meaning("the classifier is the run that --classifier_run names"),
+    "strict": _without_meaning("weights have to fit"),
+    "scale_in": _without_meaning("images go in at --crop_size"),
     "batch_size": _same_as("batch_size"),
     "max_epochs": _epochs,
     "num_workers": _same_as("num_threads"),
@@ -234,7 +286,24 @@ READERS: dict[str, Reader] = {
     "spatial_pooling": _of_the_classifier("spatial_pooling", POOLINGS),
     "dataset": _data_set,
     "data_root": _nothing,
-    "splits_root": _nothing,
+    "splits_root": _splits,
+    "metadata_root": _splits,
+    "mask_root": _without_meaning("masks lie where the split files say, below the data root"),
+    "proxy_training_set": _without_meaning("--max_dataset_size N trains on fewer images"),
+    "num_val_sample_per_class": _without_meaning("every held-out image counts; --val_size N takes fewer"),
+    "multi_label_flag": _without_meaning("an image has one class"),
+    "fd_exp": _without_meaning("a run lies in --checkpoints_dir, under its --name"),
+    "cam_curve_interval": _without_meaning("scores are made afterwards, by evaluate.py --step"),
+    "multi_contour_eval": _without_meaning("MaxBoxAcc takes the largest contour and MaxBoxAccV2 all of them"),
+    "multi_iou_eval": _without_meaning("MaxBoxAcc goes by IoU 50 % and MaxBoxAccV2 by 30, 50 and 70 %"),
+    "seg_mode": _without_meaning("there is foreground and background"),
+    "seg_ignore_idx": _without_meaning("pixels without a seed are never counted"),
+    "wc_modalities": _of_the_classifier("wildcat_modalities"),
+    "wc_kmax": _of_the_classifier("wildcat_kmax"),
+    "wc_kmin": _of_the_classifier("wildcat_kmin"),
+    "wc_alpha": _of_the_classifier("wildcat_alpha"),
+    "wc_dropout": _without_meaning("the pooling has no dropout"),
+    "lse_r": _of_the_classifier("lse_r"),
     "box_v2_metric": _box_version,
     "cudaid": _device,
     "debug_subfolder": _nothing,
@@ -272,6 +341,8 @@ READERS: dict[str, Reader] = {
     "entropy_fc_start_ep": _same_as("ent_start_ep", FCAM),
     "entropy_fc_end_ep": _same_as("ent_end_ep", FCAM),
     "im_rec": _without_meaning("the published code refuses it too"),
+    "im_rec_lambda": _without_meaning("it belongs to --im_rec, which the published code refuses too"),
+    "im_rec_elb": _without_meaning("it belongs to --im_rec, which the published code refuses too"),
 }
 TERMS = ("sl_fc", "crf_fc", "max_sizepos_fc", "entropy_fc")
 
@@ -303,7 +374,8 @@ def train_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
                 "published folder pretrained/"
             )
     given.setdefault("exp_id", _default_name(given))
-    if reading.task == CLASSIFIER and not said & {"pretrained", "arch_weights", "continue_train"}:
+    chosen = {*said, *given} & {"pretrained", "arch_weights", "continue_train", "encoder_weights"}
+    if reading.task == CLASSIFIER and not chosen:
         reading.options["pretrained"] = "True"
         reading.notes.append("first weights are ImageNet's, as published; --pretrained False begins with random ones")
     for flag, value in given.items():

@@ -123,6 +123,8 @@ def _parser() -> Parser:
     parser.add_argument("--dataroot", help="folder of the images, in place of the configuration's data_dir")
     parser.add_argument("--download", action="store_true", help="fetch what is missing, such as Imagenette")
     parser.add_argument("--on_bad_image", choices=("error", "skip"), help="where an image cannot be read")
+    parser.add_argument("--seed", help="other numbers draw other images by --random, and train otherwise")
+    parser.add_argument("--gpu_ids", help="GPU to use, for example 0; -1: CPU")
     return parser
 
 
@@ -138,7 +140,7 @@ def _refused(word: str, known: Sequence[str]) -> str:
 
 def _data_flags(given: argparse.Namespace) -> list[str]:
     """Flags of train.py that images are drawn by as well."""
-    named = [(flag, getattr(given, flag)) for flag in ("dataroot", "on_bad_image")]
+    named = [(flag, getattr(given, flag)) for flag in ("dataroot", "on_bad_image", "seed", "gpu_ids")]
     flags = [f"--{flag}={value}" for flag, value in named if value is not None]
     return [*flags, DOWNLOAD] if given.download else flags
 

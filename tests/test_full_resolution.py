@@ -21,10 +21,10 @@ from options.schema import OptionError
 from scripts import evaluate
 from scripts.explaining.curves import box_points, curves_figure, pixel_points
 from scripts.explaining.full_resolution import COLUMNS, found_box, map_split
+from scripts.explaining.inputs import drawn
 from tests.commands import run
 from tests.conftest import make_data
 from tests.models.fcam_bench import CUTCAM, JUDGE, SMALL
-from util.errors import UserError
 from util.metrics.wsol import folder_scores, truth_from
 
 SIZES = (40, 44)  # of the files; the networks see 32 x 32
@@ -206,6 +206,54 @@ def test_the_command(home: Path, tmp_path: Path, name: str, more: tuple[str, ...
     assert len(rows_of(tmp_path / name / "latest_fcam")) == (4 if name == "translator" else 2)
 
 
+@pytest.mark.parametrize(("name", "more"), [("fcam", ()), ("translator", ("--fcam", "fcam"))])
+def test_a_picture_that_is_given_needs_no_data(home: Path, tmp_path: Path, name: str, more: tuple[str, ...]) -> None:
+    picture = tmp_path / "photo.png"
+    shutil.copy(home / "data" / "testA" / "03.png", picture)
+    words = ["--checkpoint", home / "ck" / name, "--input", picture, "--output", tmp_path / "out", "--dataroot", "gone"]
+    outcome = run("cam_infer", [*words, "--gpu_ids", -1, *more], tmp_path)
+    assert outcome.status == 0, outcome.err
+    folder = tmp_path / "out" / name / "latest_fcam"
+    assert {row["file"] for row in rows_of(folder)} == {"photo.png"}
+    own = mapped(home, name, tmp_path / "own", "fcam" if more else None, "--index", 3)
+    assert [row["file"] for row in rows_of(own)] == ["03.png"] * (1 + len(more) // 2)
+    np.testing.assert_array_equal(np.load(folder / "map_input/photo.npy"), np.load(own / "map_input/03.npy"))
+
+
+@pytest.mark.parametrize("name", ["fcam", "judge"])
+def test_a_video_is_refused_under_the_flag_that_was_given(home: Path, tmp_path: Path, name: str) -> None:
+    words = ["--checkpoint", home / "ck" / name, "--input", "clip.mp4", "--output", tmp_path / "out", "--gpu_ids", -1]
+    outcome = run("cam_infer", words, tmp_path)
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: --input clip.mp4: is a video, which a translation run alone takes")
+
+
+def test_random_images_of_the_split_are_those_of_the_other_explainers(home: Path, tmp_path: Path) -> None:
+    stems = [f"{n:02d}.png" for n in drawn(8, 3, 0)]
+    for name, fcam in (("fcam", None), ("translator", "fcam")):
+        folder = mapped(home, name, tmp_path, fcam, "--random", 3)
+        assert list(dict.fromkeys(row["file"] for row in rows_of(folder))) == stems
+        assert (folder / "scores.json").is_file()
+
+
+def test_the_class_predicted_is_named_where_that_is_asked_for(home: Path, tmp_path: Path) -> None:
+    folder = mapped(home, "fcam", tmp_path, None, "--explained", "predicted")
+    views = [image["views"][0] for image in json.loads((folder / "manifest.json").read_text())["images"]]
+    assert [row["class"] for row in rows_of(folder)] == [str(view["predicted"]) for view in views]
+
+
+def test_masks_are_found_where_the_scorer_finds_them(home: Path, tmp_path: Path) -> None:
+    """Below `masks/FOLDER` as well, as the generated scenes have them."""
+    data = tmp_path / "data"
+    shutil.copytree(home / "data", data)
+    (data / "boxes.csv").unlink()
+    (data / "masks").mkdir()
+    (data / "masks_test").rename(data / "masks" / "testA")
+    folder = mapped(home, "translator", tmp_path, "fcam", "--dataroot", data)
+    assert [row["IoU"] == "" for row in rows_of(folder)[::2]] == [False] * 6 + [True] * 2
+    assert "PxAP" in json.loads((folder / "scores.json").read_text())["input"]
+
+
 def test_mistakes_are_one_line(home: Path, tmp_path: Path) -> None:
     for name, fcam, message in (
         ("judge", "nowhere", r"^--fcam nowhere: neither nowhere nor .*nowhere is a run$"),
@@ -215,8 +263,15 @@ def test_mistakes_are_one_line(home: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(OptionError, match=message):
             mapped(home, name, tmp_path, fcam)
-    with pytest.raises(UserError, match="class 9 does not exist"):
+    with pytest.raises(OptionError, match=r"^--class_idx 9: the classifier of fcam has the classes 0 to 3$"):
         mapped(home, "fcam", tmp_path, None, "--class_idx", 9)
+    for flags in (("--cam_method", "gradcam"), ("--layer", "trunk"), ("--top_k", 2), ("--explain", "head")):
+        with pytest.raises(OptionError, match=rf"^{flags[0]}: changes nothing in the maps of --model fcam"):
+            mapped(home, "fcam", tmp_path, None, *flags)
+    with pytest.raises(OptionError, match=r"^--explained both: an F-CAM run has one map"):
+        mapped(home, "fcam", tmp_path, None, "--explained", "both")
+    with pytest.raises(OptionError, match=r"^--image clip\.mp4: is a video"):
+        mapped(home, "fcam", tmp_path, None, "--image", "clip.mp4")
     bare = tmp_path / "bare"
     shutil.copytree(home / "data", bare)
     rows = (bare / "labels.csv").read_text().splitlines()

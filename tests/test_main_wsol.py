@@ -19,7 +19,7 @@ from models.std_cl_model import StdClModel
 from options.groups import COMMON
 from options.parse import train_options
 from options.published_wsol import DATA_ROOT, DATA_SETS, READERS, SPLITS_ROOT, train_flags
-from options.schema import OptionError, fields_of
+from options.schema import OptionError, fields_of, spec_of
 from scripts import main_wsol, prepare_wsol
 from scripts.preparing.sources import SOURCES
 from tests.conftest import make_data, picture
@@ -44,6 +44,21 @@ FCAM = (
     "--exp_id 08_19_2021_14_09_48_915565__1492324"
 )
 RUN = " --classifier_run classifier"
+# What its parser knows.
+EVERY_FLAG = (
+    "arch batch_size box_v2_metric cam_curve_interval crf_end_ep crf_fc crf_lambda crf_scale crf_sigma_rgb "
+    "crf_sigma_xy crf_start_ep crop_size cudaid data_root dataset debug_subfolder elb_init_t elb_max_t elb_mulcoef "
+    "encoder_name encoder_weights entropy_fc entropy_fc_lambda eval_checkpoint_type exp_id fd_exp "
+    "folder_pre_trained_cl freeze_cl im_rec im_rec_elb im_rec_lambda in_channels lse_r mask_root max_epochs "
+    "max_sizepos_fc max_sizepos_fc_end_ep max_sizepos_fc_lambda max_sizepos_fc_start_ep metadata_root method "
+    "multi_contour_eval multi_iou_eval multi_label_flag MYSEED num_classes num_val_sample_per_class num_workers "
+    "opt__amsgrad opt__beta1 opt__beta2 opt__dampening opt__eps_adam opt__gamma opt__last_epoch opt__lr "
+    "opt__lr_classifier_ratio opt__lr_scheduler opt__min_lr opt__momentum opt__name_lr_scheduler "
+    "opt__name_optimizer opt__nesterov opt__step_size opt__t_max opt__weight_decay path_pre_trained "
+    "proxy_training_set resize_size scale_in seg_ignore_idx seg_mode sl_block sl_end_ep sl_fc sl_fc_lambda "
+    "sl_fg_erode_iter sl_fg_erode_k sl_ksz sl_max sl_max_ext sl_min sl_min_ext sl_min_p sl_start_ep spatial_pooling "
+    "strict support_background task verbose wc_alpha wc_dropout wc_kmax wc_kmin wc_modalities "
+)
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +131,44 @@ def test_every_flag_is_read_and_said_in_the_help(
     assert main_wsol.main() == 0
     shown = capsys.readouterr().out
     assert all(f"--{flag}" in shown for flag in READERS)
+
+
+@pytest.mark.parametrize(("task", "model"), [("STD_CL", "std_cl"), ("F_CL", "fcam")])
+def test_every_flag_of_the_published_parser_has_an_option_or_a_reason(task: str, model: str) -> None:
+    kinds = (*COMMON, MODELS.get(model).Options, DATASETS.get("wsol").Options)
+    fields = [pair for kind in kinds for pair in fields_of(kind).items()]
+    known = {spelling for name, (_, item) in fields for spelling in (name, *spec_of(item).aliases)}
+    assert set(EVERY_FLAG.split()) <= known | set(READERS)
+    words = {"encoder_weights": "None", "method": "cam", "spatial_pooling": "WGAP", "eval_checkpoint_type": "best"}
+    words |= {"opt__name_optimizer": "adam", "opt__name_lr_scheduler": "mycosine", "sl_fc": "True"}
+    for flag in set(EVERY_FLAG.split()) - {"task", "dataset", "arch", "freeze_cl"}:
+        found, _ = read(f"--task {task} --dataset CUB --sl_fc True --{flag} {words.get(flag, '1')} {RUN}")
+        assert set(found) - {"classifier_run"} <= known, flag
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--MYSEED 7 --resize_size 99 --opt__beta1 0.8", {"seed": "7", "load_size": "99", "beta1": "0.8"}),
+        ("--opt__lr_classifier_ratio 3 --encoder_weights None", {"head_lr_factor": "3", "pretrained": "False"}),
+        ("--encoder_weights imagenet", {"pretrained": "True"}),
+        ("--wc_kmax 0.4 --wc_kmin 0.2", {"wildcat_kmax": "0.4", "wildcat_kmin": "0.2"}),
+        ("--wc_alpha 0.3 --wc_modalities 2", {"wildcat_alpha": "0.3", "wildcat_modalities": "2"}),
+        ("--opt__name_lr_scheduler mystep --opt__step_size 4", {"lr_policy": "step", "lr_decay_iters": "4"}),
+        ("--opt__step_size 4 --opt__name_lr_scheduler cosine", {"lr_policy": "cosine", "lr_decay_iters": "4"}),
+        ("--opt__lr_scheduler False --opt__step_size 4", {"lr_policy": "none"}),
+        ("--opt__step_size 4 --opt__lr_scheduler False", {"lr_policy": "none"}),
+        ("--metadata_root /folds", {"wsol_splits": "/folds/CUB"}),
+        ("--in_channels 1", {"input_nc": "1"}),
+    ],
+)
+def test_a_flag_that_the_readme_does_not_show(flags: str, expected: dict[str, str]) -> None:
+    found, _ = read(f"--task STD_CL --dataset CUB {flags}")
+    assert {name: found.get(name, "") for name in expected} == expected
+
+
+def test_split_files_of_images_of_ones_own() -> None:
+    assert read("--task STD_CL --dataset_mode wsol --dataroot x --metadata_root f")[0]["wsol_splits"] == "f"
 
 
 # --- one flag at a time
@@ -227,6 +280,15 @@ def test_a_published_command_trains_a_classifier(
     assert exit_code(main_wsol.main) == 0
     captured = capsys.readouterr()
     assert "python train.py --model=std_cl --arch=judge" in captured.err
+    name = "08_19_2021_14_05_20_620912__6229687"
+    maps, scores = captured.out.splitlines()[-2:]
+    assert maps.strip() == (
+        f"python cam_infer.py --checkpoint {tmp_path}/runs/{name} --cam_method cam,gradcam++,layercam --explained both "
+        "--num_test 100000 --maps_only"
+    )
+    assert (
+        scores.strip() == f"python scripts/evaluate.py --maps results/{name}/latest --dataroot {tmp_path}/roots/shapes"
+    )
     run = tmp_path / "runs" / "08_19_2021_14_05_20_620912__6229687"
     assert isinstance(load_run(run), StdClModel)
 

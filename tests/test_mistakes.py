@@ -444,7 +444,12 @@ DAMAGES: list[tuple[str, Damage, tuple[str, ...], str]] = [
     ("options that grow", content(OPTIONS, BOMB), ("test",), "options.yaml: must hold lines"),
     ("options that run code", content(OPTIONS, "a: !!python/object:os.system {}"), ("test",), "is no valid YAML"),
     ("options with a strange tag", content(OPTIONS, "lr: !!int ''"), ("test",), "options.yaml: is no valid YAML"),
-    ("options of another version", option(future=3), ALL, "options.yaml: future: no option of this run; correct or"),
+    (
+        "options of another version",
+        option(tomorrow=3),
+        ALL,
+        "options.yaml: tomorrow: no option of this run; correct or",
+    ),
     ("a value of another type", option(ngf="many"), ALL, "options.yaml: --ngf many: expected a whole number"),
     ("a value out of range", option(ngf=-3), ALL, "options.yaml: --ngf -3: must be at least 1"),
     ("another program's model", option(model="other"), ALL, "--model other: unknown; known: "),

@@ -24,9 +24,12 @@ def eigencam(activations: Tensor) -> Tensor:
         activations: (..., C, h, w).
 
     Returns:
-        (..., h, w), with mean 0, not rectified; 0 for activations that are the same everywhere. First derivatives exist
-        where the largest singular value is simple.
+        (..., h, w), with mean 0, not rectified; 0 for activations that are the same everywhere, or not finite. First
+        derivatives exist where the largest singular value is simple.
     """
+    # Of what is no number nothing can be decomposed; the other images of the batch can.
+    finite = activations.detach().isfinite().flatten(-3).all(-1)[..., None, None, None]
+    activations = torch.where(finite, activations, 0.0)
     rows = activations.flatten(-2).transpose(-1, -2)
     centred = rows - rows.mean(-2, keepdim=True)
     along = _first_component(centred)

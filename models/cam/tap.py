@@ -127,7 +127,7 @@ class ActivationTap:
         if self.calls != 1:
             raise ExplainError(
                 f"layer '{self.name}' was called {self.calls} times in one forward pass, so that its activation is not "
-                "defined: choose a layer that is called once"
+                f"defined: choose a layer that is called once{'' if self.calls else ', perhaps one inside it'}"
             )
         if self._taken is not None and self._taken._version != self._version:
             raise ExplainError(

@@ -1,4 +1,5 @@
-"""A split with the full-resolution maps of an F-CAM run: of a classifier's images, or of inputs and translations."""
+"""Full-resolution maps of an F-CAM run, of a split or of given pictures: of a classifier's images, or of inputs and
+translations."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from data.bad_images import write_list
 from data.domain import preprocess_from
 from data.images import unit_to_uint8
-from data.single_dataset import WholeImage
 from data.transforms import Preprocess
 from models import load_trained
 from models.base import Model
@@ -28,7 +29,8 @@ from options.groups import Explanation, Inference
 from options.parse import OPTIONS_FILE, RunOptions, extra, inference_options
 from options.schema import OptionError, shorten
 from scripts.explaining.curves import curves_figure
-from scripts.explaining.located import images_of
+from scripts.explaining.inputs import Input
+from scripts.explaining.located import inputs_of
 from scripts.explaining.maps import ranking_of
 from scripts.explaining.sizes import say_sizes
 from scripts.explaining.written import MANIFEST
@@ -56,6 +58,13 @@ _LEGEND = (
 )
 
 
+# What chooses among explainers, by the name of the option, as its flag.
+NOT_HERE = {
+    **{name: name for name in ("explain", "layer", "layers", "top_k", "score", "normalize", "patches", "grid")},
+    "explain_with": "cam_method",
+}
+
+
 @dataclass(frozen=True)
 class Mapped:
     """One picture and what is seen in it.
@@ -80,6 +89,8 @@ def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) ->
     """Write maps, overlays, thresholded masks, `maps.csv` and a page to `<results_dir>/<name>/<epoch>_fcam`; where
     boxes or masks are known also `scores.json` and curves of localisation.
 
+    The images are those of the split, or what --image, --input, --random or --index choose.
+
     Args:
         run: of a translation model, a classifier or F-CAM itself, with the options of inference and explanation.
         fcam: the F-CAM run: its folder, or its name beside the run; None: `run` is one.
@@ -91,29 +102,42 @@ def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) ->
         UserError: weights, images or labels cannot be used.
     """
     wanted, look = extra(run, Inference), extra(run, Explanation)
+    _check(run, look)
     model = load_trained(run, device, tile=wanted.tile)
     translates = _translates(model)
     model.train(translates and not wanted.eval)  # as test.py translates
     mapper = Mapper(model, run) if fcam is None else load_mapper(run, fcam, device)
-    dataset, truths = images_of(run, model.size_multiple)
+    mapper.check_class(look.class_idx)
+    inputs, truths = inputs_of(run, model.size_multiple)
     sides = ("input", "output") if translates else ("input",)
     results = Results(Path(wanted.results_dir) / run.experiment.name / f"{run.experiment.epoch}_fcam", "{kind}/{stem}")
     about = {"run": run.experiment.name, "epoch": run.experiment.epoch, "explained": "fcam", "maps_by": mapper.name}
-    book = Book(results, look, dataset.class_names, {side: (Localiser(), Localiser()) for side in sides}, about)
-    images = say_sizes(dataset.images(), run, model.size_multiple) if translates else dataset.images()
-    for whole in tqdm(images, total=len(dataset), unit="image", disable=None):
-        chosen = look.class_idx if look.class_idx >= 0 else whole.sample.label_A
-        pictures = {"input": whole.image}
+    book = Book(results, look, inputs.domain.class_names, {side: (Localiser(), Localiser()) for side in sides}, about)
+    images = say_sizes(inputs, run, model.size_multiple) if translates else inputs
+    for source in tqdm(images, total=len(inputs), unit="image", disable=None):
+        chosen = look.class_idx if look.class_idx >= 0 else -1 if look.explained == "predicted" else source.label
+        pictures = {"input": source.image}
         if "output" in sides:
-            pictures["output"] = translate_image(
-                model, whole.sample.A, whole.size, noise_key(run.experiment.seed, whole.file)
-            )
-        mapped = {side: mapper(image, chosen) for side, image in pictures.items()}
-        book.add(whole, mapped, truths(whole), dataset.root / whole.sample.path_A)
-    dataset.list_bad_images(results.folder)
+            noise = noise_key(run.experiment.seed, source.file)
+            pictures["output"] = translate_image(model, source.sample, source.size, noise)
+        book.add(source, {side: mapper(image, chosen) for side, image in pictures.items()}, truths(source))
+    write_list(results.folder, inputs.bad)
     page = book.close(f"{run.experiment.name}, {run.experiment.epoch}: maps by {mapper.name}")
-    print(f"{dataset.outcome('mapped')}; table: {results.folder / 'maps.csv'}; page: {page}")
+    left_out = f", {len(inputs.bad)} skipped" if inputs.bad else ""
+    print(f"{book.count} images mapped{left_out}; table: {results.folder / 'maps.csv'}; page: {page}")
     return page
+
+
+def _check(run: RunOptions, look: Explanation) -> None:
+    """Raise an OptionError for an option that full-resolution maps have nothing to do with."""
+    for name in NOT_HERE:
+        if name in run.given:
+            raise OptionError(
+                f"--{NOT_HERE[name]}: changes nothing in the maps of --model fcam, whose teacher was chosen in its "
+                "training; leave it out"
+            )
+    if look.explained == "both":
+        raise OptionError("--explained both: an F-CAM run has one map of an image, whatever its class; leave it out")
 
 
 def _translates(model: Model[Any]) -> bool:
@@ -143,6 +167,12 @@ class Mapper:
             raise OptionError(f"--fcam {run.experiment.name}: is a run of --model {run.experiment.model}, not of fcam")
         self.name, self._model, self._channels = run.experiment.name, model, run.networks.input_nc
         self._preprocess: Preprocess = preprocess_from(run, model.size_multiple).for_inference()
+
+    def check_class(self, class_id: int) -> None:
+        """Raise an OptionError where the classifier that is explained knows no such class."""
+        known = self._model.num_classes
+        if class_id >= known:
+            raise OptionError(f"--class_idx {class_id}: the classifier of {self.name} has the classes 0 to {known - 1}")
 
     @torch.no_grad()
     def __call__(self, image: Tensor, label: int = -1) -> Mapped:
@@ -202,18 +232,23 @@ class Book:
         self._about, self._images = about, list[dict[str, Any]]()
         self._rows: list[tuple[str, ...]] = []
 
-    def add(self, whole: WholeImage, mapped: Mapping[str, Mapped], truth: Truth | None, path: Path) -> None:
-        """Write the pictures and maps of an image, which is the file `path`."""
+    @property
+    def count(self) -> int:
+        """Of the images so far."""
+        return len(self._images)
+
+    def add(self, source: Input, mapped: Mapping[str, Mapped], truth: Truth | None) -> None:
+        """Write the pictures and maps of an image."""
         pictures: dict[str, Picture] = {}
         for side, one in mapped.items():
-            fit = self._count(side, one, truth, whole.sample.label_A)
-            self._results.add_array(whole.file, f"map_{side}", one.full)
+            fit = self._count(side, one, truth, source.label)
+            self._results.add_array(source.file, f"map_{side}", one.full)
             pictures |= {} if self._look.maps_only else self._drawn(side, one, truth)
-            self._rows.append(self._row(whole, side, one, fit))
+            self._rows.append(self._row(source, side, one, fit))
         first = next(iter(mapped.values()))
-        caption = f"{whole.file.as_posix()}: {self._name(first.label)}, {first.probability:.2f}"
-        self._results.add(whole.file, pictures, printable(caption))
-        self._images.append(self._entry(whole, mapped, path))
+        caption = f"{source.file.as_posix()}: {self._name(first.label)}, {first.probability:.2f}"
+        self._results.add(source.file, pictures, printable(caption))
+        self._images.append(self._entry(source, mapped))
 
     def close(self, title: str) -> Path:
         """Write the rest; returns the page."""
@@ -266,26 +301,26 @@ class Book:
             marked = draw_boxes(marked, edges, [TRUE] * len(edges))
         return {side: plain, f"overlay_{side}": np.rint(heat).astype(np.uint8), f"target_{side}": marked}
 
-    def _row(self, whole: WholeImage, side: str, one: Mapped, fit: float | None) -> tuple[str, ...]:
+    def _row(self, source: Input, side: str, one: Mapped, fit: float | None) -> tuple[str, ...]:
         box = found_box(one.full)
         corners = ("",) * 4 if box is None else tuple(f"{edge:.0f}" for edge in box)
         shares = (f"{one.probability:.4f}", f"{float((one.full >= FIXED).mean()):.4f}")
-        first = (whole.file.as_posix(), side, str(one.label), self._name(one.label))
+        first = (source.file.as_posix(), side, str(one.label), self._name(one.label))
         return (*first, *shares, *corners, "" if fit is None else f"{fit:.2f}")
 
-    def _entry(self, whole: WholeImage, mapped: Mapping[str, Mapped], path: Path) -> dict[str, Any]:
+    def _entry(self, source: Input, mapped: Mapping[str, Mapped]) -> dict[str, Any]:
         """An image in the manifest: as `Writer` lists those of explainers, for `evaluate.py --maps`."""
-        label = whole.sample.label_A if whole.sample.label_A >= 0 else None
+        label = source.label if source.label >= 0 else None
         return {
-            "file": path.as_posix(),
-            "size": list(whole.size),
+            "file": source.path.as_posix(),
+            "size": list(source.size),
             "label": label,
             "label_name": None if label is None else self._name(label),
-            "views": [self._view(whole, side, one, len(mapped) > 1) for side, one in mapped.items()],
+            "views": [self._view(source, side, one, len(mapped) > 1) for side, one in mapped.items()],
         }
 
-    def _view(self, whole: WholeImage, side: str, one: Mapped, named: bool) -> dict[str, Any]:
-        raw = self._results.path(f"map_{side}", self._results.stem_of(whole.file), ".npy")
+    def _view(self, source: Input, side: str, one: Mapped, named: bool) -> dict[str, Any]:
+        raw = self._results.path(f"map_{side}", self._results.stem_of(source.file), ".npy")
         # No class: the map is the same whichever is asked for.
         entry = {"method": "fcam", "layer": None, "target": None, "unit": True}
         return {

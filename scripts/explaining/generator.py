@@ -168,6 +168,7 @@ def _check(look: Explanation, wanted: Inference, what: str) -> None:
         ("class_idx", look.class_idx >= 0),
         ("top_k", look.top_k > 1),
         ("score", look.score != "logit"),
+        ("explained", look.explained != "auto"),
     ):
         if what != "head" and given:
             raise OptionError(f"--{flag}: belongs to classes, and --explain {what} knows none; leave it out")

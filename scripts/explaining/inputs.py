@@ -23,9 +23,10 @@ from data.images import ImageError
 from data.labels import read_labels
 from data.single_dataset import SingleDataset
 from data.transforms import Preprocess
-from options.groups import Explanation, Inference
+from options.groups import Explanation, Given, Inference
 from options.parse import RunOptions, extra
 from options.schema import OptionError, shorten
+from scripts.explaining.video import is_video
 from util.errors import printable
 from util.seeding import generator
 
@@ -119,22 +120,44 @@ def choose_inputs(
     Raises:
         UserError: there is no such file, folder, split or number, or files cannot be used.
     """
-    look, wanted = extra(run, Explanation), extra(run, Inference)
+    given = asked_pictures(run, size_multiple, names)
+    if given is not None:
+        return given
+    domain, bad = _split(run, size_multiple, extra(run, Inference).phase)
+    chosen = numbers_asked(run, len(domain.files), split_flag)
+    return Inputs(domain, chosen, True, preprocess_from(run, size_multiple).for_inference(), bad)
+
+
+def asked_pictures(run: RunOptions, size_multiple: int, names: Mapping[int, str] | None = None) -> Inputs | None:
+    """What --image or --input names; None where neither does.
+
+    Raises:
+        UserError: as `given_inputs`.
+    """
+    look = extra(run, Explanation)
     _say_unused(look)
-    preprocess = preprocess_from(run, size_multiple).for_inference()
-    if look.image is not None:
-        return given_inputs(run, look.image, size_multiple, names or {})
-    domain, bad = _split(run, size_multiple, wanted.phase)
-    count = len(domain.files)
+    if look.image is None:
+        return None
+    given = any(isinstance(group, Given) and group.input is not None for group in run.extra)
+    return given_inputs(run, look.image, size_multiple, names or {}, "--input" if given else "--image")
+
+
+def numbers_asked(run: RunOptions, count: int, split_flag: str = "--phase") -> Sequence[int]:
+    """Of so many images of a split, --random ones, else that of --index, else the first --num_test.
+
+    Raises:
+        OptionError: --index is none of them.
+    """
+    look, wanted = extra(run, Explanation), extra(run, Inference)
     if look.random:
         if look.random > count:
             print(f"--random {look.random}: --phase {wanted.phase} has {count} images; all are taken", file=sys.stderr)
-        return Inputs(domain, drawn(count, look.random, run.experiment.seed), True, preprocess, bad)
+        return drawn(count, look.random, run.experiment.seed)
     if look.index is None:
-        return Inputs(domain, range(min(count, wanted.num_test)), True, preprocess, bad)
+        return range(min(count, wanted.num_test))
     if look.index >= count:
         raise OptionError(f"--index {look.index}: {split_flag} {wanted.phase} has {count} images, 0 to {count - 1}")
-    return Inputs(domain, [look.index], True, preprocess, bad)
+    return [look.index]
 
 
 def _say_unused(look: Explanation) -> None:
@@ -178,7 +201,7 @@ def _split(run: RunOptions, size_multiple: int, phase: str) -> tuple[Domain, lis
     """The images of a phase with their labels, and a line for each that was left out."""
     if not isinstance(run.dataset, ClassesOptions):
         found = SingleDataset.for_phase(run, phase, math.inf, size_multiple)
-        return _as_domain(run, found, found.folder), list(found.bad_images)
+        return domain_of(run, found, found.folder), list(found.bad_images)
     kind = kind_of(run)
     try:
         classes = kind.for_phase(run, phase, size_multiple)
@@ -186,16 +209,17 @@ def _split(run: RunOptions, size_multiple: int, phase: str) -> tuple[Domain, lis
         if "phase" in run.given or phase != "test":
             raise
         classes = kind.for_phase(run, "val", size_multiple)  # what training has held out
-    return _as_domain(run, classes, _folder_of(classes.source_files)), list(classes.bad_images)
+    return domain_of(run, classes, folder_of(classes.source_files)), list(classes.bad_images)
 
 
-def _as_domain(run: RunOptions, found: SingleDataset | ClassesDataset, folder: Path) -> Domain:
+def domain_of(run: RunOptions, found: SingleDataset | ClassesDataset, folder: Path) -> Domain:
+    """The images of a data set, with what the run calls their classes."""
     names = {**(load_classes(run.folder) or {}), **found.class_names}
     channels, skip = run.networks.input_nc, run.data.on_bad_image == "skip"
     return Domain(folder, found.source_files, found.source, channels, found.labels, names, skip_bad=skip)
 
 
-def _folder_of(files: Sequence[Path]) -> Path:
+def folder_of(files: Sequence[Path]) -> Path:
     """The deepest folder that holds all files."""
     return Path(os.path.commonpath([file.parent for file in files]))
 
@@ -205,8 +229,13 @@ def _folder_of(files: Sequence[Path]) -> Path:
 
 def _given_files(run: RunOptions, given: str, names: Mapping[int, str], flag: str) -> tuple[Domain, list[str]]:
     """The domain of some files, and a line for each that was left out."""
+    if is_video(given):
+        raise OptionError(
+            f"{flag} {shorten(given)}: is a video, which a translation run alone takes, with maps of its own class "
+            "head (no --cam_method and the like); give pictures, such as its frames"
+        )
     files, skip = given_files(given, flag), run.data.on_bad_image == "skip"
-    folder = Path(given) if Path(given).is_dir() else _folder_of(files)
+    folder = Path(given) if Path(given).is_dir() else folder_of(files)
     formats = load_formats(run.folder)
     known = formats[run.turned] if formats else None  # turned round, the target is what is read
     good, bad, depth = _usable(files, known.depth if known else "", skip, flag)

@@ -1,60 +1,63 @@
-"""The images of a phase with what is known of where their targets are."""
+"""The images of a phase, or given ones, with what is known of where their targets are."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data.annotations import read_boxes, read_masks
 from data.classes_dataset import ClassesOptions, kind_of
-from data.domain import Domain, load_classes, preprocess_from
-from data.single_dataset import SingleDataset, WholeImage
+from data.domain import preprocess_from
+from data.single_dataset import SingleDataset
 from data.wsol_dataset import WsolDataset
-from options.groups import Inference
+from options.groups import Explanation, Inference
 from options.parse import RunOptions, extra
+from scripts.evaluating.annotated import find_boxes
+from scripts.explaining.inputs import Input, Inputs, asked_pictures, domain_of, folder_of, numbers_asked
 from util.metrics.wsol import Truth, truth_from
 
-Truths = Callable[[WholeImage], Truth | None]
+Truths = Callable[[Input], Truth | None]
 
 
-def images_of(run: RunOptions, size_multiple: int) -> tuple[SingleDataset, Truths]:
-    """The images of the phase, and where their targets are: of --dataset_mode wsol as it knows, else from `boxes.csv`
-    and `masks_<phase>` of the data root.
+def inputs_of(run: RunOptions, size_multiple: int) -> tuple[Inputs, Truths]:
+    """The images asked for, and where their targets are: of --dataset_mode wsol as it knows, else from `boxes.csv` and
+    the masks of the data root. Of pictures given by --image or --input nothing is known.
 
     Raises:
-        DataError, ImageError: there is no such split, or its files cannot be used.
+        UserError: there is no such file, split or number, or files cannot be used.
     """
-    wanted, root = extra(run, Inference), Path(run.data.dataroot)
-    if not isinstance(run.dataset, ClassesOptions):
-        dataset = SingleDataset.for_phase(run, wanted.phase, wanted.num_test, size_multiple)
-        return dataset, _tables(root, wanted.phase, dataset)
-    found = kind_of(run).for_phase(run, wanted.phase, size_multiple)
-    files, labels = found.source_files[: wanted.num_test], found.labels[: wanted.num_test]
-    folder = Path(os.path.commonpath([file.parent for file in files]))
-    names = {**(load_classes(run.folder) or {}), **found.class_names}
-    skip = run.data.on_bad_image == "skip"
-    domain = Domain(folder, files, found.source, run.networks.input_nc, labels, names, skip_bad=skip)
-    dataset = SingleDataset(domain, root, preprocess_from(run, size_multiple), found.source)
-    known = found.truths if isinstance(found, WsolDataset) else None
+    given = asked_pictures(run, size_multiple)
+    if given is not None:
+        return given, lambda source: None
+    wanted, look, root = extra(run, Inference), extra(run, Explanation), Path(run.data.dataroot)
+    known = None
+    if isinstance(run.dataset, ClassesOptions):
+        found = kind_of(run).for_phase(run, wanted.phase, size_multiple)
+        domain, bad = domain_of(run, found, folder_of(found.source_files)), found.bad_images
+        known = found.truths if isinstance(found, WsolDataset) else None
+    else:
+        most = float("inf") if look.random or look.index is not None else wanted.num_test
+        split = SingleDataset.for_phase(run, wanted.phase, most, size_multiple)
+        domain, bad = domain_of(run, split, split.folder), split.bad_images
+    chosen = numbers_asked(run, len(domain.files))
+    inputs = Inputs(domain, chosen, True, preprocess_from(run, size_multiple).for_inference(), list(bad))
     if known is None:
-        return dataset, _tables(root, wanted.phase, dataset)
-    return dataset, lambda whole: known(whole.sample.path_A)
+        # Masks of none of the images are a mistake, those of others than the few drawn are not.
+        few = look.random or look.index is not None
+        files = domain.files if few else [domain.files[number] for number in chosen]
+        return inputs, _tables(root, wanted.phase, files)
+    asks = known
+    return inputs, lambda source: asks(source.path.relative_to(root).as_posix())
 
 
-def _tables(root: Path, phase: str, dataset: SingleDataset) -> Truths:
-    names = [
-        file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name for file in dataset.source_files
-    ]
-    table, folder = root / "boxes.csv", root / f"masks_{phase}"
-    boxes = read_boxes(table, names) if table.is_file() else [[] for _ in names]
-    masks = read_masks(folder, names) if folder.is_dir() else [None for _ in names]
-    by_path = {
-        name: (box, mask) for name, box, mask in zip(names, boxes, masks, strict=True) if box or mask is not None
-    }
+def _tables(root: Path, phase: str, files: Sequence[Path]) -> Truths:
+    boxes = find_boxes(root, phase, files, None, None)
+    if boxes is None:
+        return lambda source: None
+    found = zip(files, boxes.rectangles, boxes.masks, strict=True)
+    by_path = {file: (corners, mask) for file, corners, mask in found if corners or mask is not None}
 
-    def truth(whole: WholeImage) -> Truth | None:
-        found = by_path.get(whole.sample.path_A)
-        return None if found is None else truth_from(found[0], whole.size, found[1])
+    def truth(source: Input) -> Truth | None:
+        there = by_path.get(source.path)
+        return None if there is None else truth_from(there[0], source.size, there[1])
 
     return truth

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from data.transforms import crop_to, resize_to
 from models.cam.base import EXPLAINERS
 from models.cam.errors import ExplainError
 from models.cam.explain import CamResult, display, explain
+from models.cam.fusion import fuse
 from models.cam.guided import guided_display
 from models.cam.layers import find_layer
 from models.cam.targets import ClassTarget, LogProbability, Margin, Target
@@ -22,7 +23,8 @@ from options.schema import OptionError
 ALL = "all"
 DEFAULT = "gradcam"
 RANKED = 5
-SCORES: Mapping[str, type[ClassTarget]] = {"logit": ClassTarget, "probability": LogProbability, "margin": Margin}
+SCORES: Mapping[str, type[ClassTarget]] = {"logit": ClassTarget, "log_probability": LogProbability, "margin": Margin}
+OLDER_SCORES = {"probability": "log_probability"}  # a name that did not say what it was
 # What the figures of some methods show beside their own map.
 COMPANIONS: Mapping[str, tuple[str, ...]] = {
     "counterfactual": ("gradcam",),
@@ -100,10 +102,10 @@ class MapMaker:
         Raises:
             ExplainError: a method or layer does not apply to the network.
         """
-        self._find_layers(view)
         more = [other for method in self.methods for other in COMPANIONS.get(method, ())]
         names = list(dict.fromkeys([*self.methods, *more]))
-        found = self._tried(view, names, target) if self._every else self._explained(view, names, target, self._layer)
+        self._find_layers(view, names)
+        found = self._tried(view, names, target) if self._every else self._wanted(view, names, target)
         return {name: self._on_image(view, result) for name, result in found.items()}
 
     def by_layer(self, view: View, target: Target) -> dict[str, list[Map]]:
@@ -131,11 +133,19 @@ class MapMaker:
 
     # --- how
 
-    def _find_layers(self, view: View) -> None:
-        """Find the layers with the first image."""
+    def _find_layers(self, view: View, names: Sequence[str]) -> None:
+        """Find the layers with the first image, where one is named or needed."""
         if self._layer is not None:
             return
-        found = find_layer(self._net, self._layer_spec, view.batch)
+        asked = bool(self.look.layers) or self.look.layer != "auto"
+        if not asked and not any(EXPLAINERS.get(name).needs_layer for name in names):
+            return
+        try:
+            found = find_layer(self._net, self._layer_spec, view.batch)
+        except ExplainError:
+            if asked or not self._every:
+                raise
+            return  # the methods that need none are left
         if len(found) != 1:
             names = ", ".join(name for name, _ in found)
             raise OptionError(f"--layer {self._layer_spec}: means {len(found)} layers ({names}): see --layers")
@@ -149,17 +159,33 @@ class MapMaker:
         found: dict[str, CamResult] = {}
         for name in names:
             try:
-                found |= self._explained(view, [name], target, self._layer)
+                found |= self._wanted(view, [name], target)
             except ExplainError as error:
                 self.left_out[name] = str(error)
         self.methods, self._every = list(found), False
         return found
 
+    def _wanted(self, view: View, names: Sequence[str], target: Target) -> dict[str, CamResult]:
+        """The maps at the one layer, or with --fuse of all layers together where the method has one."""
+        if self.look.fuse is None:
+            return self._explained(view, names, target, self._layer)
+        found: dict[str, CamResult] = {}
+        for name in names:
+            kind = EXPLAINERS.get(name)
+            if not kind.needs_layer or kind.in_pixels:
+                found |= self._explained(view, [name], target, self._layer)
+                continue
+            parts = [self._explained(view, [name], target, module)[name] for _, module in self._layers]
+            height, width = view.batch.shape[-2:]
+            one = fuse([part.maps for part in parts], (height, width), self.look.fuse)
+            found[name] = replace(parts[-1], layer="+".join(part.layer for part in parts), raw=one, maps=one)
+        return found
+
     def _explained(
         self, view: View, names: Sequence[str], target: Target, layer: nn.Module | None
     ) -> dict[str, CamResult]:
-        assert layer is not None
-        return explain(self._net, view.batch, names, targets=target, layer=layer, normalize="none")
+        where = self._layer_spec if layer is None else layer
+        return explain(self._net, view.batch, names, targets=target, layer=where, normalize="none")
 
     def _on_image(self, view: View, result: CamResult) -> list[Map]:
         """One result of a batch of one, without padding, at the file's size."""
@@ -186,7 +212,12 @@ class MapMaker:
 
 def class_target(look: Explanation, classes: Sequence[int]) -> ClassTarget:
     """The target of --score for these classes of one image."""
-    return SCORES[look.score]([list(classes)])
+    return SCORES[score_of(look)]([list(classes)])
+
+
+def score_of(look: Explanation) -> str:
+    """The name of what is explained of a class, whatever it was called."""
+    return OLDER_SCORES.get(look.score, look.score)
 
 
 def choose_classes(look: Explanation, probabilities: Tensor, label: int = -1, usual: str = "label") -> list[int]:

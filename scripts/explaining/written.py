@@ -12,7 +12,7 @@ from typing import Any
 from options.groups import Explanation
 from scripts.explaining.drawing import Drawing, Picture, Words
 from scripts.explaining.inputs import Input
-from scripts.explaining.maps import Map
+from scripts.explaining.maps import Map, score_of
 from util.errors import printable
 from util.files import write_atomic
 from util.visual.results import Results
@@ -100,7 +100,7 @@ class Writer:
         manifest = {
             **self._about,
             "normalisation": self.look.normalize,
-            "score": self.look.score,
+            "score": score_of(self.look),
             "colormap": self.look.colormap,
             "overlay_strength": self.look.overlay_strength,
             "classes": {str(number): name for number, name in sorted(self._names.items())},

@@ -272,3 +272,15 @@ def test_messages(change: dict[str, Any], message: str) -> None:
 def test_an_unknown_method_is_named_with_what_is_near() -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean 'gradcam\+\+'.*known: .*cam"):
         explain(filled(TinyNet()), pictures(), "gradcam+")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["eigencam", "eigengradcam", "gradcam"])
+def test_of_images_that_are_no_numbers_the_map_is_flat_and_the_others_have_theirs(name: str, value: float) -> None:
+    net, images = filled(TinyNet()), pictures(2)
+    images[0] = value
+    result = explain(net, images, name, targets=[1, 1], layer="features")[name]
+    assert result.flat[0].all()
+    assert not result.maps[0].any()
+    alone = explain(net, images[1:], name, targets=[1], layer="features")[name]
+    torch.testing.assert_close(result.maps[1:], alone.maps, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import load_run
+from models.cam.errors import ExplainError
 from models.cam.explain import explain as maps_of
+from models.cam.targets import ClassTarget
 from models.classifier_model import ClassifierModel
 from options.groups import COLORMAPS, Explanation, Inference
 from options.parse import inference_options
 from scripts.explaining import drawing, inputs
+from scripts.explaining.maps import MapMaker, View
 from tests.conftest import CLASSES
 from tests.explaining.conftest import Command
 from util.visual import overlay
@@ -122,6 +126,45 @@ class Collected:
     def __call__(self, cells: Sequence[Cell], columns: int = 0) -> np.ndarray:
         self.figures.append(list(cells))
         return np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["log_probability", "probability"])
+def test_a_score_is_called_what_it_is(explain: Command, tmp_path: Path, name: str) -> None:
+    assert explain("clf", "--index", 1, "--cam_method", "gradcam", "--score", name, "--maps_only").status == 0
+    content = manifest(tmp_path / "clf/latest")
+    entry = content["images"][0]["views"][0]["maps"][0]
+    assert content["score"] == "log_probability"
+    assert entry["score"] == pytest.approx(math.log(entry["probability"]), abs=1e-5)
+
+
+def test_layers_are_fused_into_one_map(home: Path, explain: Command, tmp_path: Path) -> None:
+    flags = ("--index", 1, "--cam_method", "layercam,fullgrad", "--class_idx", 2, "--layers", "trunk.1,trunk.4")
+    assert explain("clf", *flags, "--fuse", "max").status == 0
+    folder = tmp_path / "clf/latest"
+    entries = manifest(folder)["images"][0]["views"][0]["maps"]
+    assert [entry["layer"] for entry in entries] == ["trunk.1+trunk.4", None]
+    images = seen_by_network(home / "data/testA/01.png")
+    net = network(home).classifier
+    parts = [
+        maps_of(net, images, "layercam", targets=[2], layer=layer, normalize="none")["layercam"].maps
+        for layer in ("trunk.1", "trunk.4")
+    ]
+    expected = torch.maximum(*(torch.tanh(2 * part / part.max()) for part in parts))
+    torch.testing.assert_close(torch.from_numpy(np.load(folder / entries[0]["raw"])), expected[0, 0], atol=1e-4, rtol=0)
+    assert (folder / "01_layercam_layers.png").is_file()
+
+
+def test_methods_that_need_no_layer_explain_a_network_without_maps() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, 4))
+    view, target = View(torch.rand(1, 3, 8, 8), (8, 8), (8, 8)), ClassTarget([[1]])
+    found = MapMaker(net, Explanation(explain_with=("guided_backprop", "fullgrad")), "auto").maps(view, target)
+    assert [one.heat.shape for maps in found.values() for one in maps] == [(8, 8)] * 2
+    every = MapMaker(net, Explanation(explain_with=("all",)), "auto")
+    assert {"guided_backprop", "fullgrad"} <= set(every.maps(view, target))
+    assert "no layer with maps" in every.left_out["gradcam"]
+    for look in (Explanation(), Explanation(explain_with=("guided_backprop",), layer="nosuch")):
+        with pytest.raises(ExplainError, match="no layer"):
+            MapMaker(net, look, "auto").maps(view, target)
 
 
 def test_figures_name_true_predicted_and_explained_class(
@@ -229,6 +272,7 @@ def test_given_files_have_their_true_class_where_it_is_known(home: Path, tmp_pat
         ("--cam_method gradcan", "gradcan: unknown (did you mean 'gradcam'?)"),
         ("--layer nothing", "no layer 'nothing'"),
         ("--layer trunk.?", "--layer trunk.?: means 6 layers"),
+        ("--fuse max", "--fuse max: makes one map of those of several layers"),
         ("--explain head", "--explain head: belongs to translation runs"),
         ("--patches 1,1,2,2", "--patches: belongs to"),
         ("--grid", "--grid: "),

@@ -57,6 +57,17 @@ def test_cam_at_the_head_is_the_run_s_own_map(home: Path, explain: Command, tmp_
             assert f"03_{side}_gradcam_panel.png" in {path.name for path in folder.iterdir()}
 
 
+def test_the_class_and_the_files_of_a_head_without_a_method(home: Path, explain: Command, tmp_path: Path) -> None:
+    """--explained and --maps_only ask for explainers by themselves: a run's own maps have neither."""
+    outcome = explain("gen", "--num_test", 1, "--explained", "predicted", "--maps_only")
+    assert outcome.status == 0, outcome.err
+    folder = tmp_path / "gen/latest/explain_head"
+    assert not list(tmp_path.rglob("*.png"))
+    view = views(folder)[0]
+    assert [entry["target"] for entry in view["maps"]] == [view["predicted"]]
+    assert view["maps"][0]["raw"] == "00_input_gradcam_raw.npy"
+
+
 def test_discriminator_and_distance_are_of_the_translation(home: Path, explain: Command, tmp_path: Path) -> None:
     for what in ("discriminator", "distance"):
         outcome = explain("gen", "--index", 2, "--explain", what, "--cam_method", "gradcam,hirescam")
@@ -103,6 +114,7 @@ def test_explain_with_and_cam_method_are_one_flag_beside_the_option_of_the_train
     ("flags", "message"),
     [
         ("--explain distance --class_idx 1", "--class_idx: belongs to classes"),
+        ("--explain distance --explained predicted", "--explained: belongs to classes"),
         ("--explain distance --top_k 2", "--top_k: belongs to classes"),
         ("--explain head --patches 0,0,1,1", "--patches: belongs to --explain discriminator"),
         ("--explain discriminator --patches 0,0,1", "--patches 0,0,1: give TOP,LEFT,BOTTOM,RIGHT"),

@@ -103,6 +103,16 @@ def test_random_images_are_the_same_every_time(home: Path) -> None:
         np.testing.assert_array_equal(first, second)
 
 
+def test_another_seed_draws_other_images(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = []
+    for seed in ("0", "1"):
+        words = ["--random", "3", "--output_dir", seed, "--seed", seed, "--gpu_ids", "-1"]
+        assert cam.main(["--model", "resnet_cam.pth", *words]) == 0
+        drawn.append([line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "index" in line])
+    assert len(drawn[0]) == len(drawn[1]) == 3
+    assert drawn[0] != drawn[1]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

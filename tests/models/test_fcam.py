@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.base import DataError
 from data.wsol_truth import WsolBatch
 from models import load_run
 from models.fcam_model import FcamModel, FcamState, seed_counts
@@ -128,7 +130,7 @@ def test_the_precision_of_seeds_is_known_where_the_truth_is(bench: BenchMaker) -
     assert {"seed_fg", "seed_bg"}.isdisjoint(made.model.monitors(state))
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[8:24, 8:24] = True
-    known = replace(state, batch=WsolBatch(**vars(made.batch()), truths=(None, square_truth)))
+    known = replace(state, batch=WsolBatch(**{**vars(made.batch()), "truths": (None, square_truth)}))
     front, back = state.seeds[1] == 1, state.seeds[1] == 0
     expected = [float((front & inside).sum() / front.sum()), float((back & ~inside).sum() / back.sum())]
     found = made.model.monitors(known)
@@ -149,7 +151,7 @@ def test_validation_is_of_images_and_their_truth(bench: BenchMaker) -> None:
         assert found.keys() == {"val_acc", "val_cut"}
         assert found["val_acc"] == pytest.approx(float(right))
         assert model.facts()["val_images"] == 5
-        batches = [WsolBatch(**vars(b), truths=(square_truth,) * len(b.A)) for b in plain]
+        batches = [WsolBatch(**{**vars(b), "truths": (square_truth,) * len(b.A)}) for b in plain]
         known = model.validate(info, batches)
     assert {"val_seed_fg", "val_seed_bg", "val_MaxBoxAcc", "val_PxAP", "val_loc"} <= known.keys()
     assert {"val_MaxBoxAcc_CAM", "val_PxAP_CAM"} <= known.keys()
@@ -209,6 +211,23 @@ def test_the_classifier_of_any_run_is_kept_as_it_was_trained(
         again.check_class(0)
 
 
+def test_the_classifier_of_a_classifier_is_not_asked_for(train_run: Trained, data: DataMaker, tmp_path: Path) -> None:
+    """A CUTCAM whose head was taught by a classifier: its own folder and that of its teacher may both go."""
+    teacher = write_run(tmp_path / "teacher", *JUDGE)
+    head = write_run(tmp_path / "head", *CUTCAM, "--classifier_run", teacher)
+    words = (*FCAM, "--classifier_run", head, "--batch_size", 4)
+    run = train_run("fcam", data(), *words, "--n_epochs", 1)
+    kept = torch.load(run / "latest_net_C.pth", weights_only=True)
+    shutil.rmtree(teacher)
+    shutil.rmtree(head)
+    train_run("fcam", data(), *words, "--n_epochs", 2, "--continue_train")
+    again = torch.load(run / "latest_net_C.pth", weights_only=True)
+    assert all(torch.equal(value, again[name]) for name, value in kept.items())
+    model = load_run(run)
+    assert isinstance(model, FcamModel)
+    assert model.full_resolution_maps(torch.zeros(1, 3, 32, 32)).shape == (1, 32, 32)
+
+
 def test_a_run_beside_this_one_is_meant_by_its_name(train_run: Trained, data: DataMaker) -> None:
     judge = train_run("both", data(), *JUDGE, "--batch_size", 4, "--n_epochs", 1, "--name", "judge")
     assert judge.parent.name == "both"
@@ -250,7 +269,7 @@ def masked(data: DataMaker, tmp_path: Path) -> Path:
     return root
 
 
-BEST_LOC = ("--dataset_mode", "wsol", "--val_share", 0.34, "--train_truth", "--select", "best_loc", "--n_epochs", 2)
+BEST_LOC = ("--val_share", 0.34, "--train_truth", "--select", "best_loc", "--n_epochs", 2)
 
 
 def test_a_run_on_images_with_masks_chooses_its_epoch_by_them(train_run: Trained, masked: Path) -> None:
@@ -289,7 +308,13 @@ def test_the_weights_that_were_measured_best_are_exported(
 
 def test_the_best_epoch_needs_data_with_truth(bench: BenchMaker) -> None:
     with pytest.raises(OptionError, match="--select best_loc: only --dataset_mode wsol reads boxes and masks"):
-        bench(*flags("--select", "best_loc"))
+        bench(*flags("--select", "best_loc", "--dataset_mode", "classes"))
+
+
+def test_an_epoch_cannot_be_chosen_by_what_nobody_knows(train_run: Trained, data: DataMaker) -> None:
+    """The advice is what this model has: a classifier has best_cls, too."""
+    with pytest.raises(DataError, match=r"^--select best_loc: no held-out image .*, or take --select last$"):
+        train_run("blind", data(), *flags("--select", "best_loc", "--val_share", 0.34))
 
 
 # --- defaults and mistakes
@@ -297,6 +322,7 @@ def test_the_best_epoch_needs_data_with_truth(bench: BenchMaker) -> None:
 
 def test_defaults_are_fcams() -> None:
     run = train_options(["--model", "fcam", "--dataroot", "x"])
+    assert run.data.dataset_mode == "wsol"  # the truth that it watches by is read where there is one
     assert (run.optim.optimizer, run.optim.lr, run.optim.momentum, run.optim.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
     assert (run.schedule.last_epoch, run.schedule.lr_policy, run.data.batch_size) == (50, "none", 32)
     assert (run.data.load_size, run.data.crop_size, run.optim.nesterov) == ((256, 256), (224, 224), True)
@@ -326,7 +352,10 @@ def test_published_names_of_flags_are_understood() -> None:
         (("--sl_ksz", 4), r"^--sl_ksz 4: must be odd"),
         (("--elb_max_t", 0.5), r"^--elb_max_t 0\.5: is below --elb_init_t 1\.0"),
         (("--crf_start_ep", 5, "--crf_end_ep", 4), r"^--crf_end_ep 4: is before --crf_start_ep 5"),
-        (("--classifier_run", "JUDGE", "--teacher", "gradcan"), r"^--teacher gradcan: .*did you mean 'gradcam'"),
+        (
+            ("--classifier_run", "JUDGE", "--teacher", "gradcan"),
+            r"^--teacher gradcan: unknown .*did you mean 'gradcam'.*, builtin$",
+        ),
         (("--classifier_run", "JUDGE", "--teacher", "builtin"), r"^--teacher builtin: JudgeNet has no maps of its own"),
         (
             ("--classifier_run", "JUDGE", "--input_nc", 1),
@@ -334,11 +363,15 @@ def test_published_names_of_flags_are_understood() -> None:
         ),
         (("--classifier_run", "JUDGE", "--crf_sigma_rgb", 1), r"^--crf_sigma_rgb 1\.0: makes a grid of [\d,]+ cells"),
         (("--classifier_run", "CUT"), r"^--classifier_run .*: a run of --model cut has no classifier"),
+        (
+            ("--classifier_run", "FULL"),
+            r"^--classifier_run .*: is a run of --model fcam, .*; give that one: /\S+/source$",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, given: tuple[object, ...], message: str) -> None:
     cut = ("--model", "cut", "--ngf", 8, "--ndf", 8, "--netG", "resnet_6blocks", "--nce_layers", "0,4")
-    places = {"JUDGE": JUDGE, "CUT": cut}
+    places = {"JUDGE": JUDGE, "CUT": cut, "FULL": (*FCAM, "--classifier_run", classifier_run(*JUDGE))}
     words = [classifier_run(*places[word]) if isinstance(word, str) and word in places else word for word in given]
     with pytest.raises(OptionError, match=message) as error:
         FcamModel.from_options(train_options(tiny_flags(tmp_path, tmp_path, "--model", "fcam", *words)))
@@ -365,8 +398,40 @@ def test_weights_that_are_missing_or_of_another_epoch_are_named(
 
 def test_a_teacher_that_does_not_fit_the_classifier_is_named_at_the_first_step(bench: BenchMaker) -> None:
     made = bench(*flags("--teacher_layer", "trunk.3"))
-    with pytest.raises(OptionError, match=r"^--teacher cam: cam needs a mean over positions"):
+    with pytest.raises(OptionError, match=r"^--teacher cam --teacher_layer trunk\.3: cam needs a mean over positions"):
         made.step()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("--teacher_layer", "nosuch"),
+            "--teacher cam --teacher_layer nosuch: no layer 'nosuch' in StagedClassifier: ",
+        ),
+        (
+            ("--teacher_layer", "encoder"),
+            "--teacher cam --teacher_layer encoder: layer 'encoder' was called 0 times",
+        ),
+        (("--crop_size", 8, "--load_size", 8), "--crop_size 8,8: leaves the classifier's last features one position"),
+        (
+            ("--lambda_SL", 0, "--lambda_CRF", 0, "--lambda_SIZE", 0, "--lambda_ENT", 0),
+            "--lambda_SL --lambda_CRF --lambda_SIZE --lambda_ENT: are all 0, and there is nothing to learn from",
+        ),
+        (
+            ("--sl_start_ep", 8, "--crf_start_ep", 8, "--size_start_ep", 8, "--ent_start_ep", 8, "--n_epochs", 7),
+            "--n_epochs 7: in epochs 1 to 7 no term of the loss counts",
+        ),
+    ],
+)
+def test_what_cannot_train_is_said_before_a_run_has_a_folder(
+    train_run: Trained, data: DataMaker, tmp_path: Path, given: tuple[object, ...], message: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        train_run("none", data(), *flags(*given, source=STD_CL))
+    assert str(caught.value).startswith(message)
+    assert not re.search(r"[ ']net\.", str(caught.value))
+    assert not list(tmp_path.rglob("options.yaml"))
 
 
 def test_damaged_facts_are_named(train_run: Trained, data: DataMaker) -> None:
