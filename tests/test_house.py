@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,8 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import make_data, tiny_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("options", "models", "data", "util")
@@ -90,7 +85,6 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("models.pictures", 3),
     ("data.*_dataset", 3),
     # 4: registries, and what trains a model without a folder
-    ("models.judge", 5),
     ("models", 4),
     ("data", 4),
     # 5: the command line
@@ -148,7 +142,6 @@ SAME_FLOOR: tuple[tuple[str, str], ...] = (
     ("data.pairing", "data.annotations"),
     ("data.domain", "data.pairing"),
     ("data.imagenette", "data.base"),
-    ("models.judge", "options.parse"),
     ("util.visual.cam_table", "models.cam.functional"),
     ("data.checkup", "data.base"),
     ("data.domain", "data.base"),
@@ -219,10 +212,16 @@ def sources() -> dict[str, Path]:
 
 @cache
 def scripts() -> dict[str, Path]:
-    return {module_name(file): file for file in sorted((ROOT / "scripts").glob("*.py"))}
+    return {module_name(file): file for file in sorted((ROOT / "scripts").rglob("*.py"))}
 
 
 @cache
+def the_rest() -> dict[str, Path]:
+    """Test files and what they share, and the example's own modules."""
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "datasets").rglob("*.py")]
+    return {file.relative_to(ROOT).as_posix(): file for file in sorted(files)}
+
+
 def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), str(file))
 
@@ -376,7 +375,7 @@ def functions(source: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctio
 
 def test_files_and_functions_stay_short() -> None:
     too_long = []
-    for name, file in (sources() | scripts()).items():
+    for name, file in (sources() | scripts() | the_rest()).items():
         lines = len(file.read_text(encoding="utf-8").splitlines())
         most = MAX_ENTRY if name in ENTRY else MAX_FILE
         if lines > most:
@@ -447,64 +446,6 @@ def test_tests_are_named_uniquely() -> None:
     """pytest imports test files by their bare name."""
     names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
-
-
-# --- starting up
-
-ALONE = """
-import json, sys
-names, bad = json.loads(sys.argv[1]), []
-ours = {name.split(".")[0] for name in names}
-for name in names:
-    # Ours are forgotten and third-party packages kept, so that a module costs milliseconds.
-    for loaded in [other for other in sys.modules if other.split(".")[0] in ours]:
-        del sys.modules[loaded]
-    try:
-        __import__(name)
-    except BaseException as error:
-        sys.stderr.write(f"{name}: {type(error).__name__}: {error}\\n")
-        bad.append(name)
-print(json.dumps(sorted(bad)))
-"""
-
-
-def test_every_module_can_be_imported_first() -> None:
-    """An import that works only after another one hides a circle."""
-    names = [name for name in sources() if name not in ENTRY]
-    command = [sys.executable, "-c", ALONE, json.dumps(names)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1]) == [], result.stderr
-
-
-HEAVY = {
-    *("matplotlib", "visdom", "tensorboard", "torchvision", "scipy", "sklearn", "pandas", "torchmetrics"),
-    *("torch_fidelity", "jinja2", "sympy", "torch._dynamo", "torch.utils.tensorboard"),
-}
-
-
-def test_starting_loads_no_library_before_it_is_needed(tmp_path: Path) -> None:
-    """Counted, not timed: --help of every script and a first step, in one process that has loaded nothing before."""
-    make_data(tmp_path / "data")
-    code = (
-        "import json, runpy, sys\n"
-        "for words in json.loads(sys.argv[1]):\n"
-        "    sys.argv = words\n"
-        "    try: runpy.run_path(words[0], run_name='__main__')\n"
-        "    except SystemExit as end: assert end.code == 0\n"
-        "    print('MODULES', *sorted(sys.modules))"
-    )
-    step = ["train.py", *tiny_flags(tmp_path, tmp_path / "data", "--model", "cutcam", "--max_iters", "1")]
-    starts = [*([f"{name}.py", "--help"] for name in ENTRY), step]
-    command = [sys.executable, "-c", code, json.dumps(starts)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    loaded = [set(line.split()[1:]) for line in result.stdout.splitlines() if line.startswith("MODULES")]
-    assert len(loaded) == len(starts)
-    assert "torch" in loaded[0]
-    for words, modules in zip(starts, loaded, strict=True):
-        assert modules & HEAVY == set(), words[0]
-    assert {"models.cutcam_model", "util.engine.trainer"} <= loaded[-1]
 
 
 # --- what does not belong into a repository

@@ -94,6 +94,7 @@ class Choice:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's flags to its sub-command."""
     parser.add_argument("--size", type=int, default=128, help="pixels of the square images")
     parser.add_argument("--ngf", type=int, default=32, help="channels of G's first convolution")
     parser.add_argument("--batch", type=int, default=1, help="images of each domain in a step")
@@ -104,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(wanted: argparse.Namespace) -> int:
+    """Measure, print the table and write the JSON; the exit status."""
     sizes = Sizes(wanted.size, wanted.ngf, wanted.batch, wanted.netG)
     names = list(dict.fromkeys([PLAIN, *wanted.choices.split(",")]))
     counted = {name: Choice(name, sizes).counted() for name in names}

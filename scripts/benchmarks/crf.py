@@ -113,6 +113,7 @@ def _differences(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's flags to its sub-command."""
     parser.add_argument("--sizes", default="56,112,224", help="sides of the images in pixels")
     parser.add_argument("--cells", default="0.5,0.7,1.0", help="sides of the grid's cells in sigmas")
     parser.add_argument("--batch", type=int, default=1, help="images at once")
@@ -123,6 +124,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(wanted: argparse.Namespace) -> int:
+    """Measure, print the table and write the JSON; the exit status.
+
+    Raises:
+        UserError: a number that cannot be used.
+    """
     sizes, cells = _numbers("sizes", wanted.sizes, int), _numbers("cells", wanted.cells, float)
     if wanted.batch < 1 or wanted.repeats < 1:
         raise UserError("--batch and --repeats: must be at least 1")

@@ -62,6 +62,7 @@ class Feed:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's flags to its sub-command."""
     add_common(parser)
     parser.add_argument("--count", type=int, default=64, help="images of each domain")
     parser.add_argument("--batch", type=int, default=4, help="images of each domain in a batch")

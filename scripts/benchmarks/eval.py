@@ -23,6 +23,7 @@ HELP = "seconds of each stage of scripts/evaluate.py"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's flags to its sub-command."""
     add_common(parser)
     parser.add_argument("--count", type=int, default=16, help="images of each domain")
     parser.add_argument("--ngf", type=int, default=64, help="channels of G's first convolution")

@@ -54,6 +54,7 @@ class Alone:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's flags to its sub-command."""
     add_common(parser)
     parser.add_argument("--count", type=int, default=24, help="images")
     parser.add_argument("--few", type=int, default=4, help="images of the runs whose time is taken off")

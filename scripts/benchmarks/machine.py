@@ -13,6 +13,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str | int]:
+    """What the numbers were measured on: system, processor and threads, without names of the host."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),

@@ -70,6 +70,7 @@ class PublishedCut:
         self.generator, self.sampler, self.critic = model.generator, model.sampler, model.nets["D"]
 
     def step(self, batch: Batch, info: StepInfo) -> None:
+        """One training step in the published order of passes."""
         images, count = torch.cat([batch.A, batch.target]), len(batch.A)
         made = self.generator(images)
         fake, idt = made[:count], made[count:]
@@ -80,16 +81,19 @@ class PublishedCut:
             self._update(self.translation_loss(fake, idt, batch, info), trained)
 
     def critic_loss(self, fake: Tensor, batch: Batch) -> Tensor:
+        """D's loss, (): half of both terms, from two passes."""
         mode = self.model.gan_mode
         of_fake = gan_loss(self.critic(fake), False, mode)
         of_real = gan_loss(self.critic(batch.target), True, mode)
         return 0.5 * (of_fake + of_real)
 
     def translation_loss(self, fake: Tensor, idt: Tensor, batch: Batch, info: StepInfo) -> Tensor:
+        """G's loss, (): CUT's and the class and CAM terms, each from its own passes."""
         contrast = 0.5 * (self.contrast(batch.A, fake, info) + self.contrast(batch.target, idt, info))
         return self.adversarial(fake, batch) + contrast
 
     def adversarial(self, fake: Tensor, batch: Batch) -> Tensor:
+        """G's adversarial term, (), weighted by the CAM where that is asked for."""
         judged = self.critic(fake)
         return self.model.lambda_GAN * gan_loss(judged, True, self.model.gan_mode, for_generator=True)
 
@@ -128,6 +132,7 @@ class PublishedCutCam(PublishedCut):
         self.layer = [model.nce_layers[model.cam_index]]
 
     def translation_loss(self, fake: Tensor, idt: Tensor, batch: Batch, info: StepInfo) -> Tensor:
+        """G's loss, (): CUT's and the class and CAM terms, each from its own passes."""
         opt, loss = self.opt, super().translation_loss(fake, idt, batch, info)
         moved = cam_invariance(self.grad_cam(batch.A), self.grad_cam(fake), "minmax", opt.cam_eps)
         return (
@@ -139,6 +144,7 @@ class PublishedCutCam(PublishedCut):
         )
 
     def adversarial(self, fake: Tensor, batch: Batch) -> Tensor:
+        """G's adversarial term, (), weighted by the CAM where that is asked for."""
         if not self.opt.cam_weight_adv:
             return super().adversarial(fake, batch)
         judged = self.critic(fake)

@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's flags to its sub-command."""
     parser.add_argument("--ranks", type=int, default=2, help="most processes; 1, 2, 4, ... up to it are measured")
     parser.add_argument("--model", choices=[name for name in SUBJECTS if "published" not in name], default="cutcam")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")

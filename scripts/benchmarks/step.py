@@ -115,6 +115,7 @@ class Subject:
         return self.model.nets
 
     def step(self, number: int) -> None:
+        """Train once on the benchmark's batch, in the order of passes that is this subject's."""
         if self.published is not None:
             self.published.step(self.batch, self.sizes.info(number))
         else:
@@ -194,6 +195,7 @@ def time_ratios(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's flags to its sub-command."""
     sizes = Sizes()
     parser.add_argument("--size", type=_positive, default=sizes.size, help="side of the images in pixels")
     parser.add_argument("--ngf", type=_positive, default=sizes.ngf, help="width of G, and of D")
@@ -210,6 +212,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(wanted: argparse.Namespace) -> int:
+    """Measure, print the table, and write the JSON and the trace; the exit status."""
     sizes = Sizes(wanted.size, wanted.ngf, wanted.batch, wanted.netG)
     names = list(dict.fromkeys([YARDSTICK, *wanted.models.split(","), *filter(None, wanted.variants.split(","))]))
     costs: dict[str, Costs] = {}

@@ -87,6 +87,7 @@ class Bench:
 
     @cached_property
     def train_source(self) -> ImageSet | None:
+        """The source images of the training split, labelled where they are; None without that split."""
         data = self.train_split
         if data is None:
             return None

@@ -3,122 +3,37 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data import decoders
 from data.images import ImageError, image_size, read_raw
-
-Array = NDArray[Any]
-RNG = np.random.default_rng(0)
-H, W = 12, 17
-GRAY8 = RNG.integers(0, 256, (H, W)).astype(np.uint8)
-RGB8 = RNG.integers(0, 256, (H, W, 3)).astype(np.uint8)
-GRAY16 = RNG.integers(0, 65536, (H, W)).astype(np.uint16)
-RGB16 = RNG.integers(0, 65536, (H, W, 3)).astype(np.uint16)
-FLOAT = RNG.normal(8000, 900, (H, W)).astype(np.float32)
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(array: Array, colour: int, before: bytes = b"", after: bytes = b"") -> bytes:
-    """A PNG of 8 or 16 bits after the standard; colour 0 gray, 2 RGB, 4 gray+alpha, 6 RGBA."""
-    bits = array.itemsize * 8
-    rows = b"".join(b"\0" + row.astype(array.dtype.newbyteorder(">")).tobytes() for row in array)
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], bits, colour, 0, 0, 0)
-    body = chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows)) + after + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def tiff(
-    array: Array,
-    order: Literal["<", ">"] = "<",
-    deflate: bool = False,
-    orientation: int = 1,
-    colour: int | None = None,
-    extra: tuple[int, ...] = (),
-    planes: bool = False,
-    big: bool = False,
-) -> bytes:
-    """A TIFF (or BigTIFF) of one strip after the standard; planes: (C, H, W), a strip each."""
-    shape = array.shape if not planes else (*array.shape[1:], array.shape[0])
-    samples = shape[2] if len(shape) == 3 else 1
-    kind = {"u": 1, "i": 2, "f": 3}[array.dtype.kind]
-    strips = [part.astype(array.dtype.newbyteorder(order)).tobytes() for part in (array if planes else [array])]
-    if deflate:
-        strips = [zlib.compress(strip) for strip in strips]
-    start = 16 if big else 8
-    offsets = [start + sum(map(len, strips[:i])) for i in range(len(strips))]
-    end = offsets[-1] + len(strips[-1])
-    tags: dict[int, tuple[int, ...]] = {
-        256: (shape[1],),
-        257: (shape[0],),
-        258: (array.itemsize * 8,) * samples,
-        259: (8 if deflate else 1,),
-        262: (colour if colour is not None else 2 if samples >= 3 else 1,),
-        273: tuple(offsets),
-        274: (orientation,),
-        277: (samples,),
-        278: (shape[0],),
-        279: tuple(map(len, strips)),
-        284: (2 if planes else 1,),
-        338: extra,
-        339: (kind,) * samples,
-    }
-    blob, entries, room = b"", b"", 8 if big else 4
-    for tag, values in tags.items():
-        if values:
-            raw = struct.pack(f"{order}{len(values)}I", *values)
-            if len(raw) > room:
-                place, blob = end + len(blob), blob + raw
-                raw = struct.pack(order + ("Q" if big else "I"), place)
-            entries += struct.pack(order + ("HHQ" if big else "HHI"), tag, 4, len(values)) + raw.ljust(room, b"\0")
-    count = sum(1 for values in tags.values() if values)
-    page = struct.pack(order + ("Q" if big else "H"), count) + entries + bytes(room)
-    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
-    where = struct.pack(order + "HHQ", 8, 0, end + len(blob)) if big else struct.pack(order + "I", end + len(blob))
-    return head + where + b"".join(strips) + blob + page
-
-
-def pillow(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def width_tag(width: int) -> bytes:
-    return struct.pack("<HHII", 256, 4, 1, width)
-
-
-def read_bytes(folder: Path, data: bytes, name: str = "x.png") -> Array:
-    (folder / name).write_bytes(data)
-    got = read_raw(folder / name)
-    assert decoders.describe_all(folder / name)[3] == (1 if got.ndim == 2 else 3), "as the header says"
-    return got
-
-
-def same(got: Array, want: Array) -> bool:
-    return got.dtype == want.dtype and got.shape == want.shape and np.array_equal(got, want)
-
-
-EXIF6 = Image.Exif()
-EXIF6[274] = 6
-PALETTE = Image.fromarray(GRAY8 % 4)
-PALETTE.putpalette([10, 20, 30, 200, 50, 60, 70, 180, 90, 100, 110, 255])
-COLOURS = np.array([[10, 20, 30], [200, 50, 60], [70, 180, 90], [100, 110, 255]], np.uint8)[GRAY8 % 4]
-RGBA16 = np.dstack([RGB16, GRAY16])
-BITS = GRAY8 > 99
+from tests.data.image_files import (
+    BITS,
+    COLOURS,
+    EXIF6,
+    FLOAT,
+    GRAY8,
+    GRAY16,
+    PALETTE,
+    RGB8,
+    RGB16,
+    RGBA16,
+    Array,
+    H,
+    W,
+    chunk,
+    pillow,
+    png,
+    read_bytes,
+    same,
+    tiff,
+)
 
 EXACT: dict[str, tuple[bytes, Array]] = {
     "png gray 8": (png(GRAY8, 0), GRAY8),
@@ -243,11 +158,6 @@ def test_npy(saved: Array, want: Array, tmp_path: Path) -> None:
     channels = 1 if want.ndim == 2 else 3
     assert decoders.describe_all(tmp_path / "x.npy")[:4] == (*want.shape[:2], str(want.dtype), channels)
 
-
-NAN = FLOAT.copy()
-NAN[1, :3] = [np.nan, np.inf, -np.inf]
-BITS_TAG = struct.pack("<HHI", 258, 4, 3)
-SHORT = chunk(b"IDAT", zlib.compress(bytes(2 * (1 + 2 * W))))  # two rows of H
 
 TAILED = pillow(Image.fromarray(RGB8), "jpeg")  # with a marker at its end
 THUMBNAIL = TAILED[:2] + b"\xff\xe1" + struct.pack(">H", len(TAILED) + 2) + TAILED + TAILED[2:]
@@ -394,126 +304,3 @@ def test_a_decoders_message_is_one_short_line(tmp_path: Path) -> None:
             read_raw(tmp_path / name)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 300 + len(str(tmp_path)) + 100
-
-
-TAGS_LAST = cv2.imencode(".tif", GRAY16)[1].tobytes()
-BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "empty"),
-    "bigtiff, big-endian": (tiff(GRAY16, ">", big=True), "is no PNG, TIFF, JPEG or BMP"),
-    "html": (b"<html><body>404 not found</body></html>", "is no PNG, TIFF, JPEG or BMP"),
-    "gif": (pillow(PALETTE, "gif"), "is no PNG, TIFF, JPEG or BMP"),
-    "nan": (tiff(NAN), f"3 of its {H * W} values"),
-    "beyond float32": (tiff(np.full((H, W), 1e300)), "values are NaN, infinite or beyond"),
-    "png cut": (png(RGB16, 2)[:-200], "truncated"),
-    "png without end": (png(RGB16, 2)[:-12], "truncated"),
-    "png flipped bit": (png(GRAY16, 0).replace(b"IDAT\x78", b"IDAT\x79"), "checksum"),
-    "png rows missing": (
-        b"\x89PNG\r\n\x1a\n" + png(GRAY16, 0)[8:33] + SHORT + chunk(b"IEND", b""),
-        "the decoder gave no image",
-    ),
-    "jpeg cut": (pillow(Image.fromarray(RGB8), "jpeg")[:-60], "truncated"),
-    "bmp cut": (pillow(Image.fromarray(RGB8), "bmp")[:-60], "truncated"),
-    "tiff 8 cut": (pillow(Image.fromarray(RGB8), "tiff")[:-60], "truncated"),
-    "tiff with its tags at the end cut": (TAGS_LAST[:-60], r"it is truncated \(its tags"),
-    "tiff cut in half": (TAGS_LAST[:300], r"it is truncated \(its tags"),
-    "tiff 16 cut": (pillow(Image.fromarray(GRAY16), "tiff")[:-60], "truncated"),
-    "two bands": (tiff(RGB8[..., :2], extra=(0,)), "2 bands"),
-    "two float planes": (tiff(np.stack([FLOAT, FLOAT]), planes=True, extra=(0,)), "2 bands"),
-    "five bands": (tiff(np.dstack([RGB8, RGB8[..., :2]]), colour=1, extra=(0, 0)), "5 bands"),
-    "planes 16": (tiff(RGB16.transpose(2, 0, 1), planes=True), "separate planes"),
-    "gray alpha 16": (tiff(RGB16[..., :2], extra=(2,)), "without alpha"),
-    "cmyk 16": (tiff(RGBA16, colour=5), "up to 8 bits only"),
-    "float16": (tiff(FLOAT.astype(np.float16)), "the decoder gave no image"),
-    "bomb": (tiff(GRAY8).replace(width_tag(W), width_tag(2**25)), "limit"),
-    "tiff tag outside": (tiff(RGB16).replace(BITS_TAG, BITS_TAG[:6] + b"\1\0"), "truncated or damaged|Truncated File"),
-    "png bomb": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**20, 2**20, 8, 0, 0, 0, 0))
-                 + chunk(b"IEND", b""), "limit"),
-    "png no header": (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "no PNG header"),
-    "tiff no page": (b"II*\0\0\0\0\0", "cannot be read"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_file(case: str, tmp_path: Path) -> None:
-    data, words = BAD[case]
-    with pytest.raises(ImageError, match=words) as caught:
-        read_bytes(tmp_path, data, "bad one.png")
-    assert "bad one.png' cannot be read as an image" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "array",
-    [np.zeros((4, 5, 2)), np.zeros(9), np.zeros((2, 3, 4, 3)), np.zeros((4, 4), complex), np.zeros((0, 4))],
-    ids=["two channels", "vector", "batch", "complex", "no rows"],
-)
-def test_bad_npy(array: Array, tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", array)
-    with pytest.raises(ImageError, match=r"x\.npy"):
-        read_raw(tmp_path / "x.npy")
-
-
-def test_npy_never_unpickles(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.array([{"a": 1}, None], dtype=object), allow_pickle=True)
-    with pytest.raises(ImageError, match=r"x\.npy"):
-        read_raw(tmp_path / "x.npy")
-    np.savez(tmp_path / "y.npz", a=GRAY8)
-    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
-    with pytest.raises(ImageError, match="not one array"):
-        read_raw(tmp_path / "y.npy")
-
-
-def test_npy_cut(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", GRAY16)
-    data = (tmp_path / "x.npy").read_bytes()
-    (tmp_path / "x.npy").write_bytes(data[:-9])
-    with pytest.raises(ImageError, match=r"x\.npy"):
-        read_raw(tmp_path / "x.npy")
-
-
-def test_no_regular_file(tmp_path: Path) -> None:
-    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    os.mkfifo(tmp_path / "pipe.png")
-    for path in (tmp_path / "none.png", tmp_path, tmp_path / "loop.png", tmp_path / "pipe.png"):
-        with pytest.raises(ImageError, match=path.name):
-            read_raw(path)
-        with pytest.raises(ImageError, match=path.name):
-            image_size(path)
-
-
-def test_content_decides_the_kind(tmp_path: Path) -> None:
-    assert same(read_bytes(tmp_path, tiff(GRAY16), "really a tiff é.jpg"), GRAY16)
-
-
-def test_size_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"a.png": png(RGB16, 2), "b.tif": tiff(FLOAT), "c.jpg": pillow(Image.fromarray(RGB8), "jpeg")}
-    monkeypatch.setattr(decoders, "_decode_cv2", None)
-    monkeypatch.setattr(decoders, "_decode_pillow", None)
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-        assert image_size(tmp_path / name) == (H, W)
-
-
-def test_damage_is_an_error_or_an_image(tmp_path: Path) -> None:
-    """Flipped bytes and cuts: an ImageError or an image of a known kind; a PNG never changes."""
-    draws = np.random.default_rng(1)
-    sources = {
-        "png": png(RGB16, 2),
-        "tiff": tiff(RGB16, deflate=True),
-        "jpeg": pillow(Image.fromarray(RGB8), "jpeg"),
-    }
-    for kind, source in sources.items():
-        errors = 0
-        for _ in range(60):
-            data = bytearray(source)
-            data[draws.integers(len(data))] ^= 1 << int(draws.integers(8))
-            if draws.random() < 0.3:
-                data = data[: draws.integers(len(data))]
-            try:
-                got = read_bytes(tmp_path, bytes(data))
-            except ImageError:
-                errors += 1
-                continue
-            assert got.dtype in (np.uint8, np.uint16, np.float32)
-            assert kind != "png" or np.array_equal(got, RGB16)
-        assert errors > 10
