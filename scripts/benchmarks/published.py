@@ -88,12 +88,12 @@ class PublishedCut:
         return 0.5 * (of_fake + of_real)
 
     def translation_loss(self, fake: Tensor, idt: Tensor, batch: Batch, info: StepInfo) -> Tensor:
-        """G's loss, (): CUT's and the class and CAM terms, each from its own passes."""
+        """G's loss, (): the adversarial term and both contrasts, each from its own passes."""
         contrast = 0.5 * (self.contrast(batch.A, fake, info) + self.contrast(batch.target, idt, info))
         return self.adversarial(fake, batch) + contrast
 
     def adversarial(self, fake: Tensor, batch: Batch) -> Tensor:
-        """G's adversarial term, (), weighted by the CAM where that is asked for."""
+        """G's adversarial term, ()."""
         judged = self.critic(fake)
         return self.model.lambda_GAN * gan_loss(judged, True, self.model.gan_mode, for_generator=True)
 
