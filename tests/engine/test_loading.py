@@ -98,13 +98,17 @@ def training(tmp_path: Path, data: Path, *flags: object) -> list[object]:
 
 
 def test_an_error_of_the_data_ends_the_command(start: Starter, tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data", size=(40, 44))
+    """Pixels that only a loading process finds damaged: what is in the headers is known before the start."""
+    data = make_data(tmp_path / "data")
     for file in (data / "trainB").iterdir():
-        file.write_bytes((make_data(tmp_path / file.stem, size=(48, 64)) / "trainB/00.png").read_bytes())
-    train = start(*training(tmp_path, data, "--preprocess", "none"))
+        content = bytearray(file.read_bytes())
+        content[content.index(b"IDAT") + 6] ^= 1
+        file.write_bytes(content)
+    train = start(*training(tmp_path, data))
     assert train.end() == 2
-    assert train.err.splitlines()[-1].startswith("error: train")
-    assert "in training A and B need one height and one width" in train.err
+    assert train.err.splitlines()[-1].startswith("error: ")
+    assert "trainB/" in train.err
+    assert "cannot be read as an image" in train.err
     assert "Traceback" not in train.err
 
 
