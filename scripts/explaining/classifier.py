@@ -18,7 +18,7 @@ from options.groups import Explanation, Inference
 from options.parse import RunOptions, extra
 from options.schema import OptionError
 from scripts.explaining.drawing import Words, percent
-from scripts.explaining.inputs import Input, Inputs, choose_inputs
+from scripts.explaining.inputs import Input, Inputs, choose_inputs, say_one_by_one
 from scripts.explaining.maps import MapMaker, View, choose_classes, class_target, ranking_of
 from scripts.explaining.written import Explained, Writer
 from util.engine.inference import to_network
@@ -32,6 +32,7 @@ def explain_classifier(run: RunOptions, device: torch.device) -> Path:
     """
     wanted, look = extra(run, Inference), extra(run, Explanation)
     _check(look)
+    say_one_by_one(run)
     model = load_trained(run, device, tile=wanted.tile)
     inputs = choose_inputs(run, model.size_multiple)
     asked = ClassifierExplainer(model, look, inputs.domain.class_names)

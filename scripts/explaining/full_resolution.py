@@ -29,7 +29,7 @@ from options.groups import Explanation, Inference
 from options.parse import OPTIONS_FILE, RunOptions, extra, inference_options
 from options.schema import OptionError, shorten
 from scripts.explaining.curves import curves_figure
-from scripts.explaining.inputs import Input
+from scripts.explaining.inputs import Input, say_one_by_one
 from scripts.explaining.located import inputs_of
 from scripts.explaining.maps import ranking_of
 from scripts.explaining.sizes import say_sizes
@@ -103,6 +103,7 @@ def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) ->
     """
     wanted, look = extra(run, Inference), extra(run, Explanation)
     _check(run, look)
+    say_one_by_one(run)
     model = load_trained(run, device, tile=wanted.tile)
     translates = _translates(model)
     model.train(translates and not wanted.eval)  # as test.py translates

@@ -19,7 +19,7 @@ from options.parse import RunOptions, extra
 from options.schema import OptionError
 from scripts.explaining.classifier import caption, say_left_out
 from scripts.explaining.drawing import Words, percent
-from scripts.explaining.inputs import Input, choose_inputs
+from scripts.explaining.inputs import Input, choose_inputs, say_one_by_one
 from scripts.explaining.maps import MapMaker, View, choose_classes, class_target, ranking_of
 from scripts.explaining.sizes import SizeNote
 from scripts.explaining.written import Explained, Writer
@@ -42,6 +42,7 @@ def explain_generator(run: RunOptions, device: torch.device) -> Path:
     wanted, look = extra(run, Inference), extra(run, Explanation)
     what = look.explain or "head"
     _check(look, wanted, what)
+    say_one_by_one(run)
     model = load_trained(run, device, evaluate=wanted.eval)
     asked = GeneratorExplainer(model, look, what, run.experiment.seed)
     if what == "discriminator":

@@ -168,6 +168,13 @@ def _say_unused(look: Explanation) -> None:
         print(f"{' and '.join(unused)}: not used, {first} chooses the images", file=sys.stderr)
 
 
+def say_one_by_one(run: RunOptions) -> None:
+    """Say which given flags of inference are of no use where explainers or F-CAM take the images."""
+    for name in ("amp", "batch_size"):
+        if name in run.given:
+            print(f"--{name}: not used, maps are made image by image in full precision", file=sys.stderr)
+
+
 def given_inputs(
     run: RunOptions, given: str, size_multiple: int, names: Mapping[int, str] | None = None, flag: str = "--image"
 ) -> Inputs:

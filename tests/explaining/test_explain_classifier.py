@@ -205,6 +205,13 @@ def test_figures_name_true_predicted_and_explained_class(
     assert all(np.array_equal(cells[0].picture, own) for cells in collected.figures), "the input is under its title"
 
 
+def test_flags_that_maps_do_not_heed_are_named(explain: Command) -> None:
+    told = explain("clf", "--index", 1, "--cam_method", "gradcam", "--batch_size", 4, "--amp", "bf16")
+    words = "not used, maps are made image by image in full precision"
+    assert (told.status, told.err) == (0, f"--amp: {words}\n--batch_size: {words}\n")
+    assert "not used" not in explain("clf", "--index", 1, "--cam_method", "gradcam").err
+
+
 def chosen(home: Path, *flags: object) -> inputs.Inputs:
     words = ["--name", "clf", "--gpu_ids", "-1", *map(str, flags)]
     with pytest.MonkeyPatch.context() as patch:
