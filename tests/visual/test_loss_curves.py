@@ -94,6 +94,12 @@ def test_rate_and_evaluations_have_charts_of_their_own() -> None:
     assert titles == ["learning rate", "KID", "FID", "evaluation up to 1", "monitors up to 1"]
 
 
+def test_a_constant_small_value_is_told_by_its_axis() -> None:
+    drawn = svg_curves(records(lr=[2e-4, 2e-4, 2e-4]), ["lr"])
+    assert ">0.0002</text>" in drawn
+    assert "-0.5" not in re.sub(r'[a-z-]+="[^"]*"', "", drawn)
+
+
 def test_no_two_curves_of_a_chart_look_alike() -> None:
     names = [f"CAM_{number}" for number in range(20)]
     svg = svg_curves([{"step": step, **{name: step + n for n, name in enumerate(names)}} for step in (1, 2)], names)

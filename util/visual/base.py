@@ -139,6 +139,9 @@ GROUP_PATTERNS: Mapping[str, str] = {
     "learning rate": r"^lr$",
     "KID": r"^eval_kid",  # measures whose sizes differ by powers of ten
     "FID": r"^eval_fid",
+    "evaluation of maps": r"^eval_(CAM|box_area|deletion|insertion)",
+    "evaluation of classes": r"^eval_(acc|flip)",
+    "evaluation of variety": r"^eval_(precision|recall|density|coverage|f_score)",
     "evaluation": r"^eval_",
 }
 LOSS_GROUPS = ("adversarial", "contrastive", "cam", "reconstruction", "semantics", "decoder", "total")

@@ -76,8 +76,9 @@ class _Axes:
 def _span(values: Sequence[np.ndarray], percent: float, pad: float) -> tuple[float, float]:
     low = min(float(np.percentile(v, percent)) for v in values)
     high = max(float(np.percentile(v, 100 - percent)) for v in values)
-    if high - low < 1e-9 * max(abs(high), 1e-9):  # one value: give the axis a width
-        low, high = low - 0.5 * max(1.0, abs(low)), high + 0.5 * max(1.0, abs(high))
+    if high - low < 1e-9 * max(abs(high), 1e-9):  # one value: give the axis a width, by which a rate of 2e-4 is told
+        half = 0.5 * (abs(high) or 1.0)
+        low, high = low - half, high + half
     return low - pad * (high - low), high + pad * (high - low)
 
 
