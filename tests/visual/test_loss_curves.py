@@ -97,6 +97,7 @@ def test_rate_and_evaluations_have_charts_of_their_own() -> None:
 def test_a_constant_small_value_is_told_by_its_axis() -> None:
     drawn = svg_curves(records(lr=[2e-4, 2e-4, 2e-4]), ["lr"])
     assert ">0.0002</text>" in drawn
+    assert ">1.5e-4</text>" in drawn, "a longer number would be cut off"
     assert "-0.5" not in re.sub(r'[a-z-]+="[^"]*"', "", drawn)
 
 

@@ -88,10 +88,16 @@ def _frame(axes: _Axes) -> str:
     parts += [f'<path d="M{LEFT} {axes.down(y):.1f}H{RIGHT}"/>' for y in ys]
     parts += [f'<path d="M{axes.across(x):.1f} {TOP}V{BOTTOM}"/>' for x in xs]
     parts.append('</g><g fill="#5b6470" font-size="11" font-family="sans-serif">')
-    parts += [f'<text x="{LEFT - 6}" y="{axes.down(y) + 4:.1f}" text-anchor="end">{y:.4g}</text>' for y in ys]
+    parts += [f'<text x="{LEFT - 6}" y="{axes.down(y) + 4:.1f}" text-anchor="end">{_number(y)}</text>' for y in ys]
     parts += [f'<text x="{axes.across(x):.1f}" y="{BOTTOM + 15}" text-anchor="middle">{x:,.10g}</text>' for x in xs]
     middle = (LEFT + RIGHT) / 2
     return "".join([*parts, f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">optimiser step</text></g>'])
+
+
+def _number(y: float) -> str:
+    """As short as fits beside the axis: 0.0002, and 1.5e-4 for 0.00015."""
+    text = f"{y:.4g}"
+    return text if len(text) <= 6 else f"{y:.1e}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _curve(axes: _Axes, x: np.ndarray, y: np.ndarray, colour: str, dashes: str) -> str:
