@@ -20,6 +20,7 @@ from data.base import Sample
 from data.sampler import SampleKey
 from data.unaligned_dataset import UnalignedDataset
 from options.parse import train_options
+from tests.data.image_files import chunk, pillow
 
 H, W = 24, 28
 RNG = np.random.default_rng(5)
@@ -40,16 +41,6 @@ Array = NDArray[Any]
 
 
 # --- files of every kind
-
-
-def pillow(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def big_endian_tiff(array: Array) -> bytes:

@@ -23,6 +23,7 @@ from data.base import DataError
 from data.images import ImageError
 from data.sampler import GlobalBatchSampler, SampleKey
 from models.pseudo_labels import survey_of
+from tests.data.image_files import pillow
 from tests.data.kinds_of_files import (
     FLOAT,
     GOOD,
@@ -31,7 +32,6 @@ from tests.data.kinds_of_files import (
     SKIP,
     big_endian_tiff,
     open_set,
-    pillow,
     put,
     read_all,
     short_png,

@@ -23,6 +23,7 @@ from data import checkup
 from data.bad_images import BAD_IMAGES_FILE
 from data.base import DataError
 from data.checkup import check_kept, check_up, other_channels, require_usable, say_other_channels, say_skipped
+from tests.data.image_files import pillow
 from tests.data.kinds_of_files import (
     GOOD,
     GRAY16,
@@ -33,7 +34,6 @@ from tests.data.kinds_of_files import (
     fill,
     one_line,
     open_set,
-    pillow,
     put,
     read_all,
 )
