@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from data.base import DataError
 from data.decoders import EXTENSIONS, ImageError, describe_all, read_raw
 from util import ranks
-from util.errors import printable
+from util.errors import counted, printable
 from util.visual.progress import with_bar
 
 SHOWN = 10  # bad files named on the console; all are in bad_images.txt
@@ -327,7 +327,8 @@ def say_skipped(lines: Sequence[str]) -> None:
     if not lines:
         return
     more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    first = f"WARNING: {len(lines)} bad images are left out (--on_bad_image skip):"
+    verb = "is" if len(lines) == 1 else "are"
+    first = f"WARNING: {counted(len(lines), 'bad image')} {verb} left out (--on_bad_image skip):"
     print("\n  ".join([first, *lines[:SHOWN], *more]), file=sys.stderr)
 
 

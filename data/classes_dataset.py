@@ -297,7 +297,7 @@ def _read_domain(
     window = data.window_B if options.domain == "B" else data.window_A
     domain = open_domain(found, run.networks.input_nc, window, seed=run.experiment.seed, known=known, skip_bad=skip)
     labels, names = labels_of(found.files, folder, root, options, classes)
-    check_classes(run, labels, found.files)
+    check_classes(run, labels, found.files, names)
     if folder == training_folder(run):
         require_classes(labels, folder)
     labelled = [number for number, label in enumerate(labels) if label != UNKNOWN]

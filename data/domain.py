@@ -320,11 +320,18 @@ def labels_of_split(
         return [UNKNOWN] * len(domain.files), classes or {}
 
 
-def check_classes(run: RunOptions, labels: Sequence[int], files: Sequence[Path]) -> None:
-    """Raise a DataError where a label is no class of the model's head, if the model has one."""
+def check_classes(
+    run: RunOptions, labels: Sequence[int], files: Sequence[Path], names: Mapping[int, str] | None = None
+) -> None:
+    """Raise a DataError where a label is no class of the model's head, if the model has one.
+
+    Args:
+        names: of the classes by id, for the message.
+    """
     num_classes = getattr(run.model, "num_classes", None)
     if num_classes is not None:
-        check_labels(labels, files, num_classes, trained=bool(run.extra) or run.experiment.continue_train)
+        trained = bool(run.extra) or run.experiment.continue_train
+        check_labels(labels, files, num_classes, trained=trained, names=names)
 
 
 def open_domains(
@@ -361,7 +368,7 @@ def open_domains(
         for one, side, count, fmt, place in zip(found, sides, channels, known, places, strict=True)
     )
     labels, names = labels_for(source, root, run.dataset, classes)  # type: ignore[arg-type]
-    check_classes(run, labels, source.files)
+    check_classes(run, labels, source.files, names)
     bad = list(dict.fromkeys(line for one in found for line in one.lines)) if skip else []
     source, target = cached(run, replace(source, labels=labels, class_names=names), target)
     return source, target, bad

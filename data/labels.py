@@ -17,6 +17,7 @@ from util.errors import printable
 from util.strict_json import JsonError, read_json
 
 _WHOLE = re.compile("[+-]?[0-9]{1,18}")
+_SHOWN = 12  # names in a message
 
 
 @dataclass(frozen=True)
@@ -305,17 +306,61 @@ def renamed(classes: Mapping[int, str], names: Mapping[int, str]) -> str:
     return ""
 
 
-def check_labels(labels: Sequence[int], files: Sequence[Path], num_classes: int, trained: bool = False) -> None:
+def check_labels(
+    labels: Sequence[int],
+    files: Sequence[Path],
+    num_classes: int,
+    trained: bool = False,
+    names: Mapping[int, str] | None = None,
+) -> None:
     """Raise where an id is not below `num_classes`.
 
     Args:
         trained: the head is there, and has no more classes than it was trained with.
+        names: of the classes by id; where they were numbered by their names, an id means nothing to who wrote these.
     """
     remedy = "raise --num_classes above the largest id, or correct the labels"
     if trained:
         remedy = "this run was trained with so many classes; correct the label, or write -1"
     for label, file in zip(labels, files, strict=True):
         if label >= num_classes or label < UNKNOWN:
+            if label in (names or {}) and not trained and (said := _more_names(names or {}, num_classes)):
+                raise DataError(f"{printable(file)}: {said}")
             raise DataError(
                 f"{printable(file)}: label_id {label} is not in 0..{num_classes - 1} (-1: unknown); {remedy}"
             )
+
+
+def _more_names(names: Mapping[int, str], num_classes: int) -> str:
+    """That there are more names than classes; empty where they are no names, or do not stand for 0, 1, 2 and so on."""
+    if sorted(names) != list(range(len(names))) or all(name == str(number) for number, name in names.items()):
+        return ""
+    known = sorted(names.values())
+    shown = ", ".join(printable(name)[:40] for name in known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
+    text = f"the labels name {len(known)} classes ({shown}), --num_classes is {num_classes}"
+    alike: dict[str, list[str]] = {}
+    for name in known:
+        alike.setdefault("".join(name.casefold().split()), []).append(printable(name)[:40])
+    if doubled := [" and ".join(map(repr, some)) for some in alike.values() if len(some) > 1]:
+        return (
+            f"{text}; {', '.join(doubled[:_SHOWN])} differ only in case or blanks: write each class in one way, or use "
+            f"--num_classes {len(known)}"
+        )
+    return f"{text}; use --num_classes {len(known)}, or correct the labels"
+
+
+def without_images(labels: Sequence[int], num_classes: int) -> tuple[str, str] | None:
+    """`only 3 of the 30 classes of --num_classes have an image: ...`, and the remedy; None where it is well.
+
+    One class more than there are may be kept free on purpose. Where some images have no label, they may be of the
+    other classes.
+    """
+    there = set(labels)
+    if not labels or min(there) < 0 or num_classes - len(there) <= 1:
+        return None
+    missing = [str(number) for number in range(num_classes) if number not in there]
+    shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    text = f"only {len(there)} of the {num_classes} classes of --num_classes have an image: classes {shown} never have"
+    needed = max(max(there) + 1, 2)
+    remedy = f"use --num_classes {needed}" if needed < num_classes else "number the classes without gaps, from 0"
+    return f"{text} an example", remedy

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.annotations import read_pairs
 from data.base import DataError, domain_folder
-from data.decoders import Raw
+from data.decoders import EXTENSIONS, Raw
 from data.images import ImageError
 from util.errors import printable
 
@@ -62,9 +62,19 @@ def place_of(root: Path, phase: str, domain: str, mode: str) -> Place:
         wanted = (
             f"put images of A into {here}/trainA, of B into {here}/trainB"
             if phase == "train"
-            else f"put images there; test.py and cam_infer.py also take a plain folder: --input {here}"
+            else _instead(root, domain)
         )
         raise DataError(f"{error}; {wanted}") from error
+
+
+def _instead(root: Path, domain: str) -> str:
+    """What a command can be given where a data root lacks a phase: those that are there, or the images of the root."""
+    names = sorted(entry.name for entry in root.iterdir())
+    folders = [name for name in names if name[:-1] and name.endswith(domain) and (root / name).is_dir()]
+    ways = [f"{printable(name)} is there: --phase {printable(name[:-1])}" for name in folders]
+    if any((root / name).is_file() and Path(name).suffix.lower() in EXTENSIONS for name in names):
+        ways.append(f"test.py and cam_infer.py also take a plain folder: --input {printable(root)}")
+    return "; ".join(["put images there", *ways])
 
 
 def cut_half(image: Tensor, half: str, file: Path) -> Tensor:

@@ -30,6 +30,12 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
     that ranks take equally many steps and weigh equally in the averaged gradient, and shapes never change; a
     data set smaller than a batch works too.
 
+    Args:
+        length: samples of the data set.
+        per_epoch: samples of an epoch; 0: each of the data set once. Else an epoch goes on in the data set where the
+            one before it has ended, and each round through the data has an order of its own, so that none is left out.
+            What fills its last batch then is what the next epoch begins with.
+
     Raises:
         ValueError: an empty data set, a batch size below 1, or a rank outside the world.
     """
@@ -42,6 +48,7 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
         serial: bool = False,
+        per_epoch: int = 0,
     ) -> None:
         if length < 1:
             raise ValueError("the data set is empty: there is nothing to draw batches from; check the folders")
@@ -51,6 +58,8 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
             raise ValueError(f"rank {rank} is outside a world of {world_size} processes")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.serial = rank, world_size, serial
+        self.per_epoch = per_epoch or length
+        self._number, self._order = -1, [0][:0]  # the round whose order was asked for last
         self.epoch, self.first_step = 0, 0
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
@@ -65,18 +74,28 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
 
     def __len__(self) -> int:
         """Steps of a whole epoch, also where `set_epoch` begins later."""
-        return -(-self.length // (self.world_size * self.batch_size))
+        return -(-self.per_epoch // (self.world_size * self.batch_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = self._order()
         for step in range(self.first_step, len(self)):
             start = (step * self.world_size + self.rank) * self.batch_size
             positions = range(start, start + self.batch_size)
-            yield [SampleKey(self.epoch, position, order[position % self.length]) for position in positions]
+            yield [SampleKey(self.epoch, position, self._index(position)) for position in positions]
 
-    def _order(self) -> list[int]:
+    def _index(self, position: int) -> int:
+        """The sample at a place of the epoch."""
+        if self.per_epoch == self.length:
+            number, place = self.epoch, position % self.length
+        else:
+            number, place = divmod((self.epoch - 1) * self.per_epoch + position, self.length)
+            number += 1
+        if number != self._number:
+            self._number, self._order = number, self._order_of(number)
+        return self._order[place]
+
+    def _order_of(self, number: int) -> list[int]:
+        """Of the nth round through the data set, counted from 1: of the nth epoch, where that is a round."""
         if self.serial:
             return list(range(self.length))
-        draws = generator(self.seed, "order", self.epoch)
-        order: list[int] = torch.randperm(self.length, generator=draws).tolist()
+        order: list[int] = torch.randperm(self.length, generator=generator(self.seed, "order", number)).tolist()
         return order

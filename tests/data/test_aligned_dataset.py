@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -345,3 +346,15 @@ def test_where_a_domain_lies(tmp_path: Path) -> None:
     assert place_of(tmp_path, "test", "A", "single").folder == tmp_path
     with pytest.raises(DataError, match="no such folder"):
         place_of(tmp_path / "absent", "test", "A", "aligned")
+
+
+def test_a_phase_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    for name in ("testA", "trainA", "trainB", "A"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError) as caught:
+        place_of(tmp_path, "val", "A", "unaligned")
+    said = "has no folder valA; put images there; testA is there: --phase test; trainA is there: --phase train"
+    assert str(caught.value).endswith(said), "a folder of folders is no --input"
+    (tmp_path / "x.TIF").touch()
+    with pytest.raises(DataError, match=f"also take a plain folder: --input {re.escape(str(tmp_path))}"):
+        place_of(tmp_path, "val", "A", "unaligned")

@@ -221,14 +221,16 @@ def test_training_names_all_bad_files_before_anything_is_written(
 def test_bad_images_of_a_split_are_left_out_and_counted(
     run_of: Callable[..., tuple[Path, Path]], capsys: pytest.CaptureFixture[str], script: str
 ) -> None:
-    root, run = run_of("--model", "cutcam", "--num_classes", 6, *SKIP)  # kept by the run, so that no flag is needed
+    root, run = run_of("--model", "cutcam", "--num_classes", 6, *SKIP)
     capsys.readouterr()
-    assert infer(script, root, run) == 0
+    assert infer(script, root, run) == 2  # what the training has passed over is not passed over in results
+    assert "testA/1.png: it is empty (0 bytes)" in capsys.readouterr().err
+    assert infer(script, root, run, *SKIP) == 0
     captured = capsys.readouterr()
     folder = root / "results/run" / ("test_latest" if script == "test.py" else "latest")
     assert "4 images translated" in captured.out
     assert ", 2 skipped: 1.png, 4.png; " in captured.out
-    assert "WARNING: 1 bad images are left out" in captured.err
+    assert "WARNING: 1 bad image is left out" in captured.err
     assert "WARNING: testA/4.png: the decoder gave no image" in captured.err
     assert f"the bad images are named in {folder / BAD_IMAGES_FILE}\n" in captured.err
     listed = (folder / BAD_IMAGES_FILE).read_text().splitlines()

@@ -17,7 +17,7 @@ from data.base import (
     histogram,
 )
 from data.checkup import scan_folder
-from data.labels import check_labels, labels_from_folders, labels_from_table, read_labels
+from data.labels import check_labels, labels_from_folders, labels_from_table, read_labels, without_images
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -192,6 +192,36 @@ def test_ids_must_be_classes_of_the_head() -> None:
         check_labels([0, 7, -1], files, 7, trained=True)
     with pytest.raises(DataError, match=r"2.png: label_id -2 is not in 0..6"):
         check_labels([0, 6, -2], files, 7)
+
+
+def test_too_many_names_are_told_by_name() -> None:
+    """Their numbers were made from the names: `label_id 3` is nowhere in the table."""
+    files, names = [Path(f"{number}.png") for number in range(3)], {0: "Brain", 1: "Lung", 2: "brain", 3: " lung"}
+    with pytest.raises(DataError) as caught:
+        check_labels([0, 3, 2], files, 3, names=names)
+    assert str(caught.value).startswith("1.png: the labels name 4 classes ( lung, Brain, Lung, brain), --num_classes")
+    assert "'Brain' and 'brain'" in str(caught.value)
+    assert "differ only in case or blanks" in str(caught.value)
+    with pytest.raises(DataError, match=r"3 classes \(ape, bus, cat\), --num_classes is 2; use --num_classes 3"):
+        check_labels([0, 2, 1], files, 2, names={0: "ape", 1: "bus", 2: "cat"})
+    for numbers in ({0: "0", 1: "1", 2: "2"}, {0: "ape", 9: "bus"}, {0: "ape", 1: "bus", 2: "cat"}):
+        with pytest.raises(DataError, match=r"label_id 9 is not in 0\.\.1"):
+            check_labels([0, 9, 1], files, 2, names=numbers)
+    with pytest.raises(DataError, match=r"label_id 2 is not in .* trained with so many classes"):
+        check_labels([0, 2, 1], files, 2, trained=True, names={0: "ape", 1: "bus", 2: "cat"})
+
+
+def test_classes_without_an_image_are_said() -> None:
+    text = "only 3 of the 30 classes of --num_classes have an image: classes 3, 4, 5, ... never have an example"
+    assert without_images([0, 1, 2, 1], 30) == (text, "use --num_classes 3")
+    gaps = without_images([0, 1, 5], 6)
+    assert gaps is not None
+    assert gaps[0].endswith("classes 2, 3, 4 never have an example")
+    assert gaps[1] == "number the classes without gaps, from 0"
+    assert without_images([0, 1, 2], 4) is without_images([0, 1, 2, -1], 30) is without_images([], 30) is None
+    one = without_images([0, 0], 9)
+    assert one is not None
+    assert one[1] == "use --num_classes 2"
 
 
 def test_the_histogram_names_classes_and_counts_the_unknown_last() -> None:

@@ -76,7 +76,7 @@ def test_every_kind_that_cannot_be_read_is_named_or_passed_over(
     assert lines[0].startswith(f"trainA/{shown}: ")
     assert len(lines[0]) > len(f"trainA/{shown}: ") + 8  # with a reason
     assert one_line(lines[0])
-    assert ("WARNING: 1 bad images are left out" in capsys.readouterr().err) == bool(dataset.bad_images)
+    assert ("WARNING: 1 bad image is left out" in capsys.readouterr().err) == bool(dataset.bad_images)
     assert time.monotonic() - started < 5  # bombs and pipes would take for ever
 
 

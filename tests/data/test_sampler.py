@@ -61,6 +61,36 @@ def test_last_batch_is_filled_from_the_start(length: int) -> None:
     assert len({key.position for key in keys}) == len(keys)
 
 
+@pytest.mark.parametrize("per_epoch", [1, 4, 6, 9, 14, 23])
+@pytest.mark.parametrize("serial", [False, True])
+def test_epochs_of_another_length_go_round_the_data_set_without_a_gap(per_epoch: int, serial: bool) -> None:
+    sampler = GlobalBatchSampler(7, 2, seed=1, per_epoch=per_epoch, serial=serial)
+    found = list[int]()
+    for epoch in range(1, 60):
+        sampler.set_epoch(epoch)
+        keys = [key for batch in sampler for key in batch]
+        assert len(keys) == 2 * len(sampler) == 2 * -(-per_epoch // 2)
+        assert {key.epoch for key in keys} == {epoch}
+        assert [key.position for key in keys] == list(range(len(keys)))
+        found += [key.index for key in keys[:per_epoch]]  # then what the next epoch begins with
+    rounds = [found[n : n + 7] for n in range(0, len(found) - 6, 7)]
+    plain = GlobalBatchSampler(7, 7, seed=1, serial=serial)
+    for number, once in enumerate(rounds, 1):
+        plain.set_epoch(number)
+        assert once == [key.index for batch in plain for key in batch]
+
+
+def test_ranks_together_equal_one_process_in_epochs_of_another_length() -> None:
+    single = GlobalBatchSampler(11, 6, seed=7, per_epoch=15)
+    ranks = [GlobalBatchSampler(11, 3, 7, rank, 2, per_epoch=15) for rank in (0, 1)]
+    for sampler in (single, *ranks):
+        sampler.set_epoch(4)
+    assert [[*first, *second] for first, second in zip(*ranks, strict=True)] == list(single)
+    single.set_epoch(4, first_step=2)
+    ranks[0].set_epoch(4)
+    assert next(iter(single))[:3] == list(ranks[0])[2]
+
+
 def test_resume_in_mid_epoch() -> None:
     whole, resumed = GlobalBatchSampler(23, 2, 3, 1, 2), GlobalBatchSampler(23, 2, 3, 1, 2)
     whole.set_epoch(4)
