@@ -47,7 +47,7 @@ def parse_flags(
     argv: Sequence[str],
     prog: str,
     examples: str,
-    owners: Callable[[str], list[str]] = lambda name: [],
+    brought_by: Callable[[str], list[str]] = lambda name: [],
     presets: Collection[str] = (),
 ) -> dict[str, Any]:
     """The given flags by option name, as texts; one that is not given is absent. `--help` prints and exits.
@@ -55,7 +55,7 @@ def parse_flags(
     Args:
         prog: the script's name; train.py alone takes a --config and a --preset.
         examples: shown at the end of the help.
-        owners: option name -> models that have it, for the message about a flag that is not of this model.
+        brought_by: option name -> flags that bring it, for the message about a flag that is not of this run.
         presets: names that --preset takes.
 
     Raises:
@@ -94,7 +94,7 @@ def parse_flags(
         parser.add_argument(f"--{flag}", nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     namespace, rest = parser.parse_known_args(_with_negative_values(argv))
     if rest:
-        raise OptionError(_unknown(rest[0], known, owners(flag_of(rest[0]))))
+        raise OptionError(_unknown(rest[0], known, brought_by(flag_of(rest[0]))))
     given = vars(namespace)
     for flag in sorted(set(given) & set(ignored)):
         print(f"--{flag} does nothing here: {MEANINGLESS[flag]}", file=sys.stderr)
@@ -112,13 +112,13 @@ def _with_negative_values(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _unknown(word: str, known: Sequence[str], owners: list[str]) -> str:
+def _unknown(word: str, known: Sequence[str], brought_by: list[str]) -> str:
     """What to say about a word of the command that no flag takes."""
     if not word.startswith("--"):
         return f"{word}: belongs to no flag; flags begin with --"
     flag = flag_of(word)
-    if owners and flag.casefold() not in map(str.casefold, known):
-        return f"--{flag}: belongs to --model {' or '.join(owners)}"
+    if brought_by and flag.casefold() not in map(str.casefold, known):
+        return f"--{flag}: belongs to {' or '.join(brought_by)}"
     return f"--{flag}: no such flag{suggest(flag, known)}; --help lists them all"
 
 

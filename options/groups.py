@@ -48,8 +48,12 @@ class Data(Group):
     load_size: Size = option((286, 286), "images are scaled to this size", low=1)
     crop_size: Size = option((256, 256), "then cropped to this size", low=1)
     max_dataset_size: float = option(math.inf, "at most this many images of each domain", low=1)
+    samples_per_epoch: int = option(
+        0, "samples that make an epoch, in which rate, saving and logs are counted; 0: the data set once", low=0
+    )
     preprocess: str = option(
-        "resize_and_crop", "words of: resize, scale_width, scale_shortside, zoom, crop, patch, trim, none"
+        "resize_and_crop",
+        "words of: resize, scale_width, scale_shortside (only enlarges), zoom, crop, patch, trim, none",
     )
     no_flip: bool = option(False, "do not mirror training images at random")
     window_A: str = option(
@@ -268,6 +272,9 @@ class Explanation(Group):
     explain_with: tuple[str, ...] = option(
         (), "methods (or --cam_method), such as gradcam,eigencam; all: every one that applies", aliases=("cam_method",)
     )
+    method_settings: tuple[str, ...] = option(
+        (), "settings of the methods, METHOD.SETTING=VALUE: scorecam.channels=64,smoothgradcam++.samples=16"
+    )
     layer: str = option("auto", "layer of the maps: its name, or its number from 0, -1 for the last; auto: the best")
     layers: tuple[str, ...] = option((), "draw the maps of these layers side by side: names, numbers, patterns")
     fuse: str | None = option(
@@ -323,7 +330,9 @@ class Evaluation(Group):
     judge_epochs: int = option(
         25, "of the independent classifiers, and of the one trained on translations; few judge fast and badly", low=1
     )
-    judge_seed: int = option(-1, "seed of the independent classifiers; -1: the run's", low=-1)
+    judge_seed: int = option(
+        0, "seed of the independent classifiers; the same for all runs that are compared; -1: the run's", low=-1
+    )
     umap: bool = option(False, "draw UMAP beside t-SNE (needs umap-learn)")
     report_images: int = option(120, "images in the gallery of the report", low=0)
 

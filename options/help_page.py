@@ -48,6 +48,12 @@ _OWN: Mapping[str, str] = {
     "classifier": """  python train.py --model classifier --dataroot datasets/my_data --name judge --num_classes 3
   python train.py --model classifier --dataroot datasets/my_data --name tuned --pretrained --lr 0.0001""",
 }
+TEST_EXAMPLES = """examples
+  python test.py --dataroot datasets/my_data --name my_run
+  python test.py --checkpoint checkpoints/my_run --input photo.tif --output out
+  python cam_infer.py --dataroot datasets/my_data --name my_run --class_idx 2 --save_raw
+  python cam_infer.py --name my_classifier --image photos --cam_method gradcam,eigencam --top_k 3
+"""
 
 
 def examples(model: str) -> str:

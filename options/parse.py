@@ -19,6 +19,7 @@ from models.terms import TERMS
 from options import groups as g
 from options import help_page, presets
 from options.flags import Parser, flag_of, parse_flags, suggest
+from options.owners import brought_by, model_of, terms_of
 from options.schema import (
     Group,
     OptionError,
@@ -40,12 +41,11 @@ from util.checkpoint import STATE_FILE, CheckpointError
 OPTIONS_FILE = "options.yaml"
 # What weights and saved windows belong to, beside the options of networks and model.
 FIXED = ("model", "direction", "window_A", "window_B")
+_WHOLE_NAME = "--suffix {}: give the run's whole name, suffix included, by --name"
 # What says where a run lies. A run may have been copied or come from a stranger, so the command alone decides.
 PLACE = ("name", "checkpoints_dir", "suffix")
 # What only the first start of a run reads: CUT's users repeat it when they continue, and it must not be kept as theirs.
 FIRST = ("pretrained_name", "epoch", "epoch_count")
-# Flags that are no options of a run.
-TOOLS = {"help", "dry_run", "config", "preset"}
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,21 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         or first.get("model")
         or config.get("model")
         or preset.values.get("model")
-        or _model_of(words | set(config), first, config)
+        or model_of(words | set(config), first, config)
     )
     dataset = str(first.get("dataset_mode") or config.get("dataset_mode") or MODELS.get(model).DATASET_MODE)
-    kinds = _kinds(model, dataset, _terms(model, first, config))
-    given = parse_flags(kinds, argv, "train.py", help_page.examples(model), _owners, presets.PRESETS)
+    terms = terms_of(model, first, config)
+    kinds = _kinds(model, dataset, terms)
+    if own and file == own:  # flags of losses that are asked for no longer
+        gone = {name for term in set(TERMS.names()) - set(terms) for name in fields_of(TERMS.get(term).Options)}
+        config = {name: value for name, value in config.items() if name not in gone}
+    given = parse_flags(kinds, argv, "train.py", help_page.examples(model), brought_by, presets.PRESETS)
     if own:
         _check_place(given)
     if own and file == own:
         given = {name: value for name, value in given.items() if name not in FIRST}
     chosen = {"model": model, "dataset_mode": dataset}
+    presets.say_overruled(kinds, config, given, str(file))
     rows = presets.in_force(preset, {name for kind in kinds for name in fields_of(kind)}, {**config, **given})
     options = with_suffix(assemble(kinds, chosen, config, given, source=str(file), preset=rows))
     _check_values(options)
@@ -184,7 +189,7 @@ def inference_options(
     is_run = os.path.lexists(folder / OPTIONS_FILE)
     published = not is_run and _has_weights(folder, str(first.get("model", base.model)))
     if "help" in first and not is_run:
-        parse_flags(_kinds(base.model, g.Data().dataset_mode) + extras, argv, prog, _TEST_EXAMPLES, _owners)
+        parse_flags(_kinds(base.model, g.Data().dataset_mode) + extras, argv, prog, help_page.TEST_EXAMPLES, brought_by)
     if not is_run and not published:
         raise OptionError(
             f"--name {folder.name}: {folder / OPTIONS_FILE} does not exist; give --name and --checkpoints_dir "
@@ -194,12 +199,14 @@ def inference_options(
     for name in ("epoch", *PLACE):  # the epoch is that of the weights the training began with
         saved.pop(name, None)
     model = str(saved.get("model", base.model))
-    kinds = _kinds(model, str(saved.get("dataset_mode", g.Data().dataset_mode)), _terms(model, {}, saved))
-    given = parse_flags(kinds + extras, argv, prog, _TEST_EXAMPLES, _owners)
+    kinds = _kinds(model, str(saved.get("dataset_mode", g.Data().dataset_mode)), terms_of(model, {}, saved))
+    given = parse_flags(kinds + extras, argv, prog, help_page.TEST_EXAMPLES, brought_by)
     if given.get("suffix"):
-        raise OptionError(f"--suffix {given['suffix']}: give the run's whole name, suffix included, by --name")
+        raise OptionError(_WHOLE_NAME.format(given["suffix"]))
     source = str(folder / OPTIONS_FILE)
     after = replace(assemble(kinds, {}, saved, given, extras, source), published=published)
+    if "on_bad_image" not in given:  # what a training may pass over, a result must not lack without being asked
+        after = replace(after, data=replace(after.data, on_bad_image=g.Data().on_bad_image))
     DATASETS.get(after.data.dataset_mode)
     _check_values(after)
     if given.get("dataroot") == "":
@@ -272,7 +279,7 @@ def _check_continued(run: RunOptions, other_file: bool) -> None:
         return
     saved = {name: value for name, value in read_yaml(file).items() if name not in PLACE}
     model = str(saved.get("model", run.experiment.model))
-    kinds = _kinds(model, run.data.dataset_mode, _terms(model, {}, saved))
+    kinds = _kinds(model, run.data.dataset_mode, terms_of(model, {}, saved))
     check_whole(file, saved, kinds)
     known = {name for kind in kinds for name in fields_of(kind)}
     before = assemble(kinds, {}, {name: saved[name] for name in saved if name in known}, {}, source=str(file))
@@ -367,26 +374,6 @@ def _kinds(model: str, dataset: str, terms: Sequence[str] = ()) -> tuple[type[Gr
     return kinds
 
 
-def _terms(model: str, first: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The extra losses of a run, whose options are then flags of it: flag over YAML over the model's default.
-
-    Raises:
-        OptionError: one is named twice.
-        UnknownNameError: there is none of that name.
-    """
-    known = fields_of(MODELS.get(model).Options)
-    if "extra_losses" not in known:
-        return ()
-    kind, item = known["extra_losses"]
-    given = first.get("extra_losses", config.get("extra_losses", item.default))
-    names: tuple[str, ...] = convert("extra_losses", kind, spec_of(item), given)
-    for name in names:
-        TERMS.get(name)
-        if names.count(name) > 1:
-            raise OptionError(f"--extra_losses {show(names)}: names {name} twice")
-    return names
-
-
 def _value(options: RunOptions, name: str) -> Any:
     return next(getattr(group, name) for group in options.groups() if hasattr(group, name))
 
@@ -394,7 +381,7 @@ def _value(options: RunOptions, name: str) -> Any:
 def _first_look(argv: list[str]) -> dict[str, Any]:
     """The few flags that decide which other flags there are."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    for flag in ("model", "dataset_mode", "extra_losses", "config", "preset", "name", "checkpoints_dir"):
+    for flag in ("model", "dataset_mode", "extra_losses", "config", "preset", *PLACE):
         parser.add_argument(f"--{flag}", default=argparse.SUPPRESS)
     parser.add_argument("--continue_train", nargs="?", const="True", default=argparse.SUPPRESS)
     parser.add_argument("--dry_run", action="store_true", default=argparse.SUPPRESS)
@@ -445,53 +432,6 @@ def _run_to_continue(first: Mapping[str, str]) -> Path | None:
     _, item = fields_of(g.Experiment)["continue_train"]
     own = _run_folder(first) / OPTIONS_FILE
     again = convert("continue_train", bool, spec_of(item), first.get("continue_train", "False"))
+    if again and first.get("suffix"):
+        raise OptionError(_WHOLE_NAME.format(first["suffix"]))
     return own if again and os.path.lexists(own) else None
-
-
-def _owners(name: str) -> list[str]:
-    """The models that have an option of that name, of their own or of a loss that they take on by default."""
-    found = []
-    for model in MODELS.names():
-        kinds = (MODELS.get(model).Options, *(TERMS.get(term).Options for term in _terms(model, {}, {})))
-        if any(_has(kind, name) for kind in kinds):
-            found.append(model)
-    return found
-
-
-def _has(kind: type[Group], name: str) -> bool:
-    """Whether a group has an option of that name or older spelling; lambda_cam counts as lambda_CAM, and is told so."""
-    spellings = (word for own, (_, item) in fields_of(kind).items() for word in (own, *spec_of(item).aliases))
-    return name.casefold() in map(str.casefold, spellings)
-
-
-def _model_of(names: set[str], first: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """`cut`, or the one model that owns all of these options that cut, with the extra losses asked for, has not."""
-    default = g.Experiment().model
-    asked = [TERMS.get(term).Options for term in _terms(default, first, config)]
-    names = {name for name in names if not any(_has(kind, name) for kind in asked)}
-    common = {name for kind in (*g.COMMON, MODELS.get(default).Options) for name in fields_of(kind)}
-    unknown = sorted(names - common - TOOLS)
-    owned = {name: owners for name in unknown if (owners := _owners(name))}
-    models = _plainest(set.intersection(*map(set, owned.values())) if owned else set())
-    if len(models) != 1:
-        return default
-    (model,) = models
-    reason = min(owned, key=lambda name: len(owned[name]))
-    # Not to stdout, which belongs to the YAML of --dry_run.
-    print(f"--model {model}: chosen because of --{reason}", file=sys.stderr)
-    return model
-
-
-def _plainest(models: set[str]) -> set[str]:
-    """The one of these models that all others extend, if there is one; else all of them."""
-    kinds = {name: MODELS.get(name).Options for name in models}
-    plain = {name for name, kind in kinds.items() if all(issubclass(other, kind) for other in kinds.values())}
-    return plain if len(plain) == 1 else models
-
-
-_TEST_EXAMPLES = """examples
-  python test.py --dataroot datasets/my_data --name my_run
-  python test.py --checkpoint checkpoints/my_run --input photo.tif --output out
-  python cam_infer.py --dataroot datasets/my_data --name my_run --class_idx 2 --save_raw
-  python cam_infer.py --name my_classifier --image photos --cam_method gradcam,eigencam --top_k 3
-"""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from options.schema import OptionError, shorten, show
+from options.schema import Group, OptionError, shorten, show
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,30 @@ def in_force(preset: Preset, known: Collection[str], explicit: Collection[str]) 
         text = " ".join(_flags(rows)) or "sets nothing: all of it was given"
         print(f"--preset {preset.name}: {text}{note}", file=sys.stderr)  # stdout belongs to the YAML of --dry_run
     return rows
+
+
+def say_overruled(kinds: Iterable[type[Group]], config: Mapping[str, Any], given: Mapping[str, Any], file: str) -> None:
+    """Print what a mode among the flags would set, had not the YAML file a line for it.
+
+    Args:
+        kinds: the run's groups.
+        config: of the file; it goes before a mode, which is what follows from --CUT_mode FastCUT, for example.
+        given: by flags.
+    """
+    rows: dict[str, Any] = {}
+    for kind in kinds:
+        before, after = kind.preset(config), kind.preset({**config, **given})
+        follows = {name: value for name, value in after.items() if name not in before or before[name] != value}
+        rows |= {name: value for name, value in follows.items() if name in config and name not in given}
+    # 10 and 10.0 are one value, and so are a list and its text.
+    rows = {name: value for name, value in rows.items() if config[name] != value and show(config[name]) != show(value)}
+    if rows:
+        text = " ".join(_flags(rows))
+        print(
+            f"WARNING: the flags given stand for {text} too, but {file} says otherwise and goes before that; "
+            "give these flags, or remove the lines",
+            file=sys.stderr,
+        )
 
 
 def table(width: int = 96) -> str:

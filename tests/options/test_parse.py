@@ -191,6 +191,23 @@ def test_a_suffix_becomes_a_part_of_the_name() -> None:
     assert run.experiment.suffix == ""  # the name is whole: reading it back must not append again
 
 
+def test_a_run_is_continued_by_its_whole_name(tmp_path: Path) -> None:
+    """--suffix is filled in after the run's own options are read, which would then be those of no run."""
+    words = ["--checkpoints_dir", str(tmp_path), "--name", "run", "--suffix", "{netG}"]
+    with pytest.raises(
+        OptionError, match=r"^--suffix \{netG\}: give the run's whole name, suffix included, by --name$"
+    ):
+        train(*words, "--continue_train")
+    assert train(*words, "--continue_train", "False").experiment.name == "run_resnet_9blocks"
+
+
+def test_flags_of_a_loss_name_the_loss_that_brings_them() -> None:
+    with pytest.raises(OptionError, match=r"^--lambda_PAIR: belongs to --extra_losses pair$"):
+        train("--model", "cut", "--lambda_PAIR", "3")
+    with pytest.raises(OptionError, match=r"^--reg: belongs to --model srunit or --extra_losses sr$"):
+        train("--model", "cutcam", "--reg", "3")
+
+
 @pytest.mark.parametrize(
     ("suffix", "reason"),
     [("{lrr}", "'lrr' is no option"), ("{", "single"), ("{}", "positional"), ("{lr.x}", "attribute")],

@@ -50,6 +50,20 @@ def test_what_follows_from_a_given_mode_goes_before_the_preset() -> None:
     assert value(run, "lambda_EDGE") == 5.0
 
 
+def test_a_mode_that_a_files_lines_overrule_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--CUT_mode FastCUT over a whole configuration would train plain CUT without a word."""
+    file = tmp_path / "whole.yaml"
+    file.write_text("CUT_mode: CUT\nlambda_NCE: 1\nnce_idt: true\nflip_equivariance: true\nn_epochs_decay: 50\n")
+    run = options("--config", str(file), "--CUT_mode", "FastCUT", "--nce_idt", "False", "--model", "cut")
+    assert (value(run, "lambda_NCE"), value(run, "nce_idt"), value(run, "n_epochs")) == (1.0, False, 150)
+    printed = capsys.readouterr().err
+    assert f"WARNING: the flags given stand for --lambda_NCE 10.0 too, but {file} says otherwise" in printed
+    options("--config", str(file), "--model", "cut", "--CUT_mode", "FastCUT", "--nce_idt", "0", "--lambda_NCE", "2")
+    file.write_text("CUT_mode: FastCUT\nlambda_NCE: 2\n")
+    options("--config", str(file), "--CUT_mode", "FastCUT")  # the file's own choice
+    assert "stand for" not in capsys.readouterr().err
+
+
 def test_a_preset_is_printed_as_far_as_it_counts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options("--preset", "demo", "--ngf", "8", "--dry_run")
