@@ -167,12 +167,14 @@ class Model(ABC, Generic[S]):
             (H, W, 3). With `explain`, that and an `Explanation` of a batch, or a `PictureCam` of a picture.
 
         Raises:
-            UserError: the picture cannot be read, there is no such class, or a picture for a model without a run.
-            NotImplementedError: `explain` of a batch, and the model has no class head.
+            UserError: the picture cannot be read, there is no such class, or no class head, or a picture for a model
+                without a run.
         """
         if isinstance(source, Tensor) and source.ndim == 4:
             if self.pictures is not None:
                 self.pictures.check_tensor(source)
+            if explain:
+                self.check_class(class_id)
             fake = self.translate_batch(source)
             chosen = torch.full((len(source),), class_id, device=source.device)
             return (fake, self.explain(source, fake, chosen)) if explain else fake

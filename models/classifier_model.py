@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.labels import without_images
+from models.augmenting import augmented
 from models.base import MODELS, Model, Phase, State
 from models.builders import FIXING
+from models.losses.diff_augment import AUGMENTATIONS
 from models.networks.classifier import JUDGE, Classifier, build_classifier
 from models.networks.own_network import is_own
 from models.published_classifier import published_in
@@ -43,6 +46,9 @@ class ClassifierOptions(Group):
     download: bool = option(False, "fetch what is missing: the weights of --pretrained, Imagenette into --dataroot")
     num_classes: int = option(0, "classes; 0: as many as the labels of the training images count", low=0)
     label_smoothing: float = option(0.1, "of the cross-entropy", low=0, high=0.99)
+    cls_augment: tuple[str, ...] = option(
+        (), "random changes of the images that it learns from", choices=tuple(AUGMENTATIONS)
+    )
     early_stopping_patience: int = option(
         0, "stop after so many epochs without a better val_acc, with the best weights; 0: never", low=0
     )
@@ -83,6 +89,7 @@ class ClassifierModel(Model[ClassifierState]):
     Args:
         net: the network.
         label_smoothing: of the cross-entropy, in [0, 1).
+        cls_augment: words of AUGMENTATIONS that change training images.
         arch_weights: file of the first weights of a new run.
         pretrained: without such a file, the network of torchvision whose published weights a new run begins with.
         download: fetch them where they are not there.
@@ -101,6 +108,7 @@ class ClassifierModel(Model[ClassifierState]):
         net: Classifier,
         *,
         label_smoothing: float = 0.1,
+        cls_augment: Sequence[str] = (),
         arch_weights: Path | None = None,
         pretrained: str = "",
         download: bool = False,
@@ -111,6 +119,7 @@ class ClassifierModel(Model[ClassifierState]):
         self.nets = {"C": net}
         self.phases = [Phase("C", ("C",), self.losses)]
         self._label_smoothing, self._arch_weights = label_smoothing, arch_weights
+        self._augment = tuple(cls_augment)
         self._pretrained, self._download = pretrained, download
         self.patience = patience
         self._images = 0
@@ -154,6 +163,7 @@ class ClassifierModel(Model[ClassifierState]):
         opt: ClassifierOptions = run.model  # type: ignore[assignment]
         return {
             "label_smoothing": opt.label_smoothing,
+            "cls_augment": opt.cls_augment,
             "arch_weights": Path(opt.arch_weights) if opt.arch_weights else None,
             "pretrained": opt.arch if opt.pretrained else "",
             "download": opt.download,
@@ -192,9 +202,12 @@ class ClassifierModel(Model[ClassifierState]):
         if min(labels, default=-1) < 0:
             raise OptionError("a classifier needs a label for each image, as --dataset_mode classes and wsol read them")
         self._images = len(labels)
+        if unseen := without_images(labels, self.classifier.num_classes):
+            self.messages.append(f"WARNING: {'; '.join(unseen)}")
 
     def forward_train(self, batch: Batch, info: StepInfo) -> ClassifierState:
-        return ClassifierState(batch, info, self.classifier(batch.A))
+        images = augmented(batch.A, self._augment, batch, info, "cls_augment")
+        return ClassifierState(batch, info, self.classifier(images))
 
     def losses(self, state: ClassifierState) -> dict[str, Tensor]:
         """The cross-entropy."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.augmenting import augmented
 from models.base import MODELS, Model, Phase, State
 from models.builders import (
     check_penalty,
@@ -20,7 +21,6 @@ from models.builders import (
     rounded_sizes,
 )
 from models.cut_options import CutOptions
-from models.losses.diff_augment import diff_augment
 from models.losses.gan import gan_loss, gradient_penalty, r1_penalty
 from models.losses.nce_weighting import Weighting
 from models.losses.patch_nce import patch_nce
@@ -165,8 +165,15 @@ class CutModel(Model[CutState]):
             )
         if opt.lambda_GAN > 0:
             check_penalty(run)
+        extras = [
+            TERMS.get(name).from_options(options, run)
+            for name, options in zip(opt.extra_losses, run.terms, strict=True)
+        ]
         if opt.lambda_NCE > 0:
             check_channels(run, "the contrastive loss")
+        for name, extra in zip(opt.extra_losses, extras, strict=True):
+            if extra.reads_queries:
+                check_channels(run, f"--extra_losses {name}")
         return {
             "nce_layers": opt.nce_layers,
             "lambda_GAN": opt.lambda_GAN,
@@ -183,20 +190,18 @@ class CutModel(Model[CutState]):
             "diffaug": opt.diffaug,
             "lambda_R1": opt.lambda_R1,
             "r1_every": opt.r1_every,
-            "extras": [
-                TERMS.get(name).from_options(options, run)
-                for name, options in zip(opt.extra_losses, run.terms, strict=True)
-            ],
+            "extras": extras,
         }
 
     @property
     def weights(self) -> dict[str, float]:
         own = {"lambda_GAN": self.lambda_GAN, "lambda_NCE": self.lambda_NCE}
-        return own | ({"extra_losses": 1.0} if self.extras else {})
+        return own | {flag: weight for extra in self.extras for flag, weight in extra.weights.items()}
 
     def check_training(self, run: RunOptions) -> None:
         super().check_training(run)
-        if self.lambda_NCE > 0 and self.sampler.netF == "reshape":
+        contrasts = self.lambda_NCE > 0 or any(extra.reads_queries for extra in self.extras)
+        if contrasts and self.sampler.netF == "reshape":
             together = run.data.batch_size if self.all_negatives else 1
             check_similarities(run, self.generator, self.nce_layers, together)
 
@@ -257,10 +262,7 @@ class CutModel(Model[CutState]):
         Args:
             purpose: `fake` and `real` where D learns, `judged` where G does; it tells draws apart.
         """
-        if not self.diffaug:
-            return images
-        index = state.batch.index.tolist()
-        return diff_augment(images, self.diffaug, lambda n: state.info.generator(f"diffaug {purpose}", index[n]))
+        return augmented(images, self.diffaug, state.batch, state.info, f"diffaug {purpose}")
 
     def d_losses(self, state: CutState) -> dict[str, Tensor]:
         """D's terms, each half, as in CUT."""
@@ -306,10 +308,10 @@ class CutModel(Model[CutState]):
         if self.lambda_NCE > 0:
             share = 0.5 if self.nce_idt else 1.0
             ids = self.query_ids(state, state.key_A, "A")
-            terms["NCE"] = share * self.contrast(state.query_A, state.key_A, ids)
+            terms["NCE"] = share * self.lambda_NCE * self.contrast(state.query_A, state.key_A, ids)
             if self.nce_idt:
                 ids = self.query_ids(state, state.key_B, "B")
-                terms["NCE_Y"] = share * self.contrast(state.query_B, state.key_B, ids)
+                terms["NCE_Y"] = share * self.lambda_NCE * self.contrast(state.query_B, state.key_B, ids)
         for extra in self.extras:
             terms |= extra.terms(self, state)
         return terms
@@ -331,7 +333,7 @@ class CutModel(Model[CutState]):
         return ids
 
     def contrast(self, query: Sequence[Tensor], key: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
-        """lambda_NCE times PatchNCE, averaged over positions, images and layers."""
+        """PatchNCE, averaged over positions, images and layers."""
         images = len(query[0])
         queries = self.sampler(query, ids)
         with torch.no_grad():
@@ -340,7 +342,7 @@ class CutModel(Model[CutState]):
             patch_nce(q, k, images, self.nce_T, self.all_negatives, self.weighting).mean()
             for q, k in zip(queries, keys, strict=True)
         ]
-        return self.lambda_NCE * torch.stack(losses).mean()
+        return torch.stack(losses).mean()
 
     def _keyed(self, state: CutState, sample: int) -> torch.Generator:
         return generator(state.info.seed, "gradient penalty", state.info.step, sample)

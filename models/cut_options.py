@@ -42,7 +42,7 @@ class CutOptions(Group):
     lambda_R1: float = option(0.0, "weight of the squared slope of D at real images", low=0)
     r1_every: int = option(16, "steps between the steps with R1, which then counts as often", low=1)
     extra_losses: tuple[str, ...] = option(
-        (), "loss terms taken on, with their flags: sr (robustness), src (relations)"
+        (), "loss terms taken on, with their flags: sr (robustness), src (relations), pair (true targets)"
     )
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data.labels import without_images
+from models.augmenting import augmented
 from models.base import MODELS, Explanation
 from models.builders import initialised
 from models.cam.functional import (
@@ -184,10 +186,7 @@ class CutCamModel(CutModel):
             seen = hidden_A if not cut.mirrored else self.head.hidden_map(cut.key_A[layer])
             cam_A = self.class_map(cut.key_A[layer], seen, classes)
         cls_ramp, cam_ramp = self.ramps(info)
-        if self.teacher is not None:
-            logits_seen, logits_fake = self.teacher.judge(batch.A, cut.upright(cut.fake_B))
-        else:
-            logits_seen, logits_fake = logits_A.detach(), self.head.logits_from_hidden(hidden_fake, frozen=True)
+        logits_seen, logits_fake = self._judged(cut, logits_A, hidden_fake, cls_ramp)
         return CutCamState(
             **{item.name: getattr(cut, item.name) for item in fields(CutState)},
             labels=labels,
@@ -202,6 +201,17 @@ class CutCamModel(CutModel):
             cls_ramp=cls_ramp,
             cam_ramp=cam_ramp,
         )
+
+    def _judged(self, state: CutState, logits_A: Tensor, hidden_fake: Tensor, ramp: float) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) of x, detached, and of G(x) as --cls_augment changes it, by the frozen head or T."""
+        words = self.opt.cls_augment if self.opt.lambda_CLS * ramp > 0 else ()
+        shown = augmented(state.upright(state.fake_B), words, state.batch, state.info, "cls_augment")
+        if self.teacher is not None:
+            return self.teacher.judge(state.batch.A, shown)
+        if words:  # changed images need a pass of their own
+            feature = self.generator.encode(shown, [self.nce_layers[self.cam_index]])[0]
+            hidden_fake = self.head.hidden_map(feature, frozen=True)
+        return logits_A.detach(), self.head.logits_from_hidden(hidden_fake, frozen=True)
 
     def class_map(self, feature: Tensor, hidden: Tensor, classes: Tensor) -> Tensor:
         """The raw map (N, h, w) of `classes` by --cam_method, with the head frozen."""
@@ -279,7 +289,7 @@ class CutCamModel(CutModel):
             moved = self.bank.compare(state.cam_A, state.cam_fake, state.batch.file_A)
             term = opt.lambda_CAM * (moved * state.has_cam).mean()
             if self.cap.due(state.info.step):
-                self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A))
+                self.cap.measure(term, terms["NCE"], state.generated, len(state.batch.A), state.info.step)
             terms["CAM"] = state.cam_ramp * self.cap.scale * term
         if opt.lambda_IDT > 0 and state.idt_B is not None:
             terms["IDT"] = opt.lambda_IDT * identity_loss(state.upright(state.idt_B), state.batch.target).mean()
@@ -293,7 +303,7 @@ class CutCamModel(CutModel):
         images = state.batch.file_A  # not the place in the epoch's order, which is another image's in the next epoch
         self.messages += self.watch.see_maps(rectify(state.cam_A), epoch, used=state.cam_ramp > 0, images=images)
         if state.cls_ramp > 0:
-            self.messages += self.watch.see_head(state.logits_A.softmax(1), state.batch.label_A, epoch)
+            self.messages += self.watch.see_head(state.logits_A.softmax(1), state.batch.label_A, epoch, state.info.step)
 
     # -- labels -----------------------------------------------------------------------------------------------
 
@@ -306,6 +316,8 @@ class CutCamModel(CutModel):
             )
         if self.teacher is not None:
             self.teacher.check(labels)
+        if unseen := without_images(labels, self.opt.num_classes):
+            self.messages.append(f"WARNING: {'; '.join(unseen)}")
         self._all_labelled = min(labels, default=-1) >= 0
         if min(labels, default=-1) < 0 and self.opt.pseudo_labels == "none" and max(labels, default=-1) < 0:
             self.messages.append(
@@ -334,8 +346,10 @@ class CutCamModel(CutModel):
     # -- explaining -------------------------------------------------------------------------------------------
 
     def check_class(self, class_id: int) -> None:
-        if class_id >= self.opt.num_classes:
-            raise OptionError(f"--class_idx {class_id}: the head has the classes 0 to {self.opt.num_classes - 1}")
+        if not -1 <= class_id < self.opt.num_classes:
+            raise OptionError(
+                f"--class_idx {class_id}: the head has the classes 0 to {self.opt.num_classes - 1}; -1: its own choice"
+            )
 
     @torch.no_grad()
     def classify(self, source: Tensor) -> Tensor:
@@ -395,12 +409,17 @@ class CutCamModel(CutModel):
         """
         blurred = F.avg_pool2d(full_precision(state.fake_B), 3, stride=1, padding=1, count_include_pad=False)
         with self.evaluating():  # looking must not change running statistics
-            if self.teacher is not None:
-                soft = self.teacher.net(state.upright(blurred))
-            else:
-                soft = self.head(self.generator.encode(blurred, [self.nce_layers[self.cam_index]])[0])
-        guesses = {"head_acc_A": state.logits_A, "head_acc_fake": state.logits_fake, "head_acc_blurred": soft}
+            soft = self._named(blurred, state)
+            # The loss's own are of changed images where --cls_augment changes them.
+            plain = self._named(state.fake_B, state) if self.opt.cls_augment else state.logits_fake
+        guesses = {"head_acc_A": state.logits_A, "head_acc_fake": plain, "head_acc_blurred": soft}
         return {name: accuracy(logits, state.batch.label_A) for name, logits in guesses.items()}
+
+    def _named(self, images: Tensor, state: CutCamState) -> Tensor:
+        """What judges translations says of images (N, C, H, W) that lie as they do: logits (N, K)."""
+        if self.teacher is not None:
+            return self.teacher.net(state.upright(images))  # type: ignore[no-any-return]
+        return self.head(self.generator.encode(images, [self.nce_layers[self.cam_index]])[0])  # type: ignore[no-any-return]
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from models.cam.functional import CAM_NORMS
 from models.cut_options import CutOptions
 from models.losses.cam import CONTRAST
+from models.losses.diff_augment import AUGMENTATIONS
 from models.losses.edge import EDGE_MODES
 from models.networks.class_head import POOLS
 from models.pseudo_labels import MODES
@@ -46,6 +47,9 @@ class CutCamOptions(CutOptions):
         None, "run (folder, or name beside this one) of a classifier, kept frozen, that judges G(x) in the head's place"
     )
     classifier_epoch: str = option("latest", "which exported weights of it: latest, best, a number")
+    cls_augment: tuple[str, ...] = option(
+        (), "random changes of G(x) before its class is judged", choices=tuple(AUGMENTATIONS)
+    )
     lambda_IDT: float = option(0.0, "weight of |G(y) - y|", low=0)
     lambda_EDGE: float = option(0.0, "weight of the Sobel edge loss", low=0)
     cam_norm: str = option(

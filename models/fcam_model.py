@@ -174,7 +174,7 @@ class FcamModel(Model[FcamState]):
 
     def losses(self, state: FcamState) -> dict[str, Tensor]:
         """The weighted terms that the epoch has."""
-        epoch, opt, found = int(state.info.progress) + 1, self.opt, {}
+        epoch, opt, found = int(state.info.progress) + self._run.schedule.epoch_count, self.opt, {}
         holds = {name: span.holds(epoch) for name, span in self._training.spans.items()}
         if opt.lambda_SL > 0 and holds["SL"]:
             found["SL"] = opt.lambda_SL * terms.seed_cross_entropy(state.logits, state.seeds).mean()

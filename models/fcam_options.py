@@ -14,6 +14,7 @@ from models.losses.fcam import Barrier, Span
 from models.networks.blocks import NORMS
 from models.networks.unet_decoder import WIDTH
 from models.seeding import Seeder
+from models.trained_classifier import images_of
 from options.schema import Group, OptionError, option
 
 
@@ -85,6 +86,8 @@ class FcamOptions(Group):
             "batch_size": 32,
             "load_size": (256, 256),
             "crop_size": (224, 224),
+            # The classifier is kept as it is: at another size it sees, and teaches, something else.
+            **(images_of(given) if given.get("classifier_run") else {}),
         }
 
 

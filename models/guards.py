@@ -35,13 +35,16 @@ class CollapseGuard:
         self._predicted = torch.zeros(window, num_classes)
         self._true = torch.zeros(window, num_classes)
         self._seen = 0
+        self._step, self._parts = -1, 0
 
-    def watch(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Take one step's head output.
+    def watch(self, probabilities: Tensor, labels: Tensor, step: int = -1) -> None:
+        """Take one step's head output, or that of a part of it.
 
         Args:
             probabilities: (N, K), rows sum to 1.
             labels: (N,) int64 true labels, -1 unknown.
+            step: number of the step; of the same one as before: one more part (--accumulate) of equal size. -1: a new
+                step.
         """
         known = torch.nn.functional.one_hot(labels.clamp_min(0), probabilities.shape[1])
         true = (known * (labels >= 0)[:, None]).float().mean(0)
@@ -50,9 +53,13 @@ class CollapseGuard:
         both = ranks.mean_over_ranks(torch.stack([meant / meant.sum(), true]))
         if not bool(torch.isfinite(both).all()):  # a step that will be skipped must leave no trace
             return
-        row = self._seen % len(self._predicted)
-        self._predicted[row], self._true[row] = both.cpu()
-        self._seen += 1
+        if step < 0 or step != self._step:
+            self._step, self._parts = step, 0
+            self._seen += 1
+        row = (self._seen - 1) % len(self._predicted)
+        self._parts += 1
+        for kept, found in zip((self._predicted, self._true), both.cpu(), strict=True):
+            kept[row] = found if self._parts == 1 else torch.lerp(kept[row], found, 1 / self._parts)
 
     @property
     def effective(self) -> float:
@@ -78,8 +85,15 @@ class CollapseGuard:
         return {"predicted": self._predicted.clone(), "true": self._true.clone(), "seen": self._seen}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self._predicted, self._true = state["predicted"].clone(), state["true"].clone()
-        self._seen = int(state["seen"])
+        window, before, seen = len(self._predicted), len(state["predicted"]), int(state["seen"])
+        if window == before:
+            self._predicted, self._true, self._seen = state["predicted"].clone(), state["true"].clone(), seen
+            return
+        # Another --collapse_window: its newest rows, the oldest first.
+        kept = [row % before for row in range(max(0, seen - min(before, window)), seen)]
+        for mine, theirs in ((self._predicted, state["predicted"]), (self._true, state["true"])):
+            mine[: len(kept)] = theirs[kept]
+        self._seen = len(kept)
 
 
 class GradientCap:
@@ -97,11 +111,14 @@ class GradientCap:
         self.limit, self._every = limit, every
         self.scale = 1.0
         self._measured = False
+        self._measured_at = -1  # the step of the last measurement in this process
 
     def due(self, step: int) -> bool:
-        return self.limit > 0 and (not self._measured or step % self._every == 0)
+        """Whether a measurement is due at a step; there is one for all its parts (--accumulate), which weigh alike."""
+        again = step % self._every == 0 and step != self._measured_at
+        return self.limit > 0 and (not self._measured or again)
 
-    def measure(self, term: Tensor, reference: Tensor, image: Tensor, count: int) -> None:
+    def measure(self, term: Tensor, reference: Tensor, image: Tensor, count: int, step: int) -> None:
         """Set `scale` from the gradients of two losses on the first `count` rows of `image`; keeps the graphs."""
         if not term.requires_grad or not reference.requires_grad:
             return
@@ -114,7 +131,7 @@ class GradientCap:
             ours, theirs = ranks.sum_over_ranks(squares).sqrt().tolist()
             if math.isfinite(ours) and math.isfinite(theirs) and ours > 0:
                 self.scale = min(1.0, self.limit * theirs / ours)
-                self._measured = True
+                self._measured, self._measured_at = True, step
                 return
 
     def state(self) -> dict[str, Any]:

@@ -56,13 +56,16 @@ class HeadWatch:
             said.append(f"WARNING: the class head is collapsed, and the terms that need it are off. {COLLAPSE_REMEDY}")
         return said
 
-    def see_head(self, probabilities: Tensor, labels: Tensor, epoch: int) -> list[str]:
+    def see_head(self, probabilities: Tensor, labels: Tensor, epoch: int, step: int = -1) -> list[str]:
         """Take a step's predictions (N, K) and true labels (N,), -1 unknown; what there is to say.
+
+        Args:
+            step: its number, see `CollapseGuard.watch`.
 
         Raises:
             CollapseError: the head has collapsed, and that ends the run.
         """
-        self.guard.watch(probabilities, labels)
+        self.guard.watch(probabilities, labels, step)
         if not self.guard.collapsed:
             return []
         text = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -179,7 +180,12 @@ class PictureReader:
         return windowed(raw, self.channels, fmt, name), fmt
 
     def check_tensor(self, images: Tensor) -> None:
-        """Raise an ImageError where (C, H, W) or (N, C, H, W) have not the channels that the run takes."""
+        """Raise an ImageError where (C, H, W) or (N, C, H, W) are of another number format or other channels."""
+        halved = images.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(images.device.type)
+        if images.dtype != torch.float32 and not halved:
+            name = str(images.dtype).removeprefix("torch.")
+            remedy = "convert it by .float()" if images.is_floating_point() else "give the picture's counts as an array"
+            raise ImageError(f"a tensor of {name}: the run takes float32 in [-1, 1]; {remedy}")
         if images.ndim not in (3, 4) or images.shape[-3] != self.channels:
             shape = "(C, H, W)" if images.ndim < 4 else "(N, C, H, W)"
             found = _channels(images.shape[-3]) if images.ndim in (3, 4) else f"{images.ndim} axes"

@@ -24,7 +24,7 @@ class SrunitOptions(CutOptions):
     """SRUNIT: CUT with semantic robustness"""
 
     extra_losses: tuple[str, ...] = option(
-        ("sr",), "loss terms taken on, with their flags: sr (robustness), src (relations)"
+        ("sr",), "loss terms taken on, with their flags: sr (robustness), src (relations), pair (true targets)"
     )
     D_noise: float = option(0.0, "deviation of Gaussian noise on all that D sees, for images in [-1, 1]", low=0)
 

@@ -16,6 +16,7 @@ from models.networks.frozen_classifier import GeneratorClassifier
 from models.networks.generator_base import Generator
 from options.schema import OptionError, build, fields_of, shorten
 from util.checkpoint import CheckpointError, load_weights
+from util.errors import counted
 from util.strict_json import Fields, read_json
 
 if TYPE_CHECKING:
@@ -81,6 +82,24 @@ def folder_of(run: RunOptions, folder: str) -> Path:
     raise OptionError(f"--classifier_run {shorten(folder)}: neither {places[0]} nor {places[1]} holds {OPTIONS_FILE}")
 
 
+def images_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What images the classifier of --classifier_run was trained on, as far as that can be read: channels and sizes.
+
+    Args:
+        given: values of options by name, as flags and a configuration give them.
+    """
+    folder = Path(str(given.get("classifier_run", "")))
+    own = Path(str(given.get("checkpoints_dir", "checkpoints"))) / str(given.get("name", "run"))
+    for place in (folder, own.parent / folder):
+        if (place / OPTIONS_FILE).is_file():
+            try:
+                content = _read(place / OPTIONS_FILE)
+            except OptionError:
+                break  # said where the run is read
+            return {name: content[name] for name in ("input_nc", "load_size", "crop_size") if name in content}
+    return {}
+
+
 def classifier_net(run: RunOptions, source: ClassifierSource, weights: Path | None = None) -> tuple[nn.Module, int]:
     """The classifier's network, and what its images' sides must be multiples of.
 
@@ -104,7 +123,7 @@ def classifier_net(run: RunOptions, source: ClassifierSource, weights: Path | No
     if networks.input_nc != run.networks.input_nc:
         raise OptionError(
             f"--input_nc {run.networks.input_nc}: the classifier of --classifier_run {shorten(source.folder)} takes "
-            f"images of {networks.input_nc} channels; give --input_nc {networks.input_nc}"
+            f"images of {counted(networks.input_nc, 'channel')}; give --input_nc {networks.input_nc}"
         )
     start = replace(run.experiment, model=kind, epoch=source.epoch)
     own = replace(run, experiment=start, networks=networks, model=build(MODELS.get(kind).Options, values))

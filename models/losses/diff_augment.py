@@ -1,7 +1,12 @@
-"""Differentiable augmentation of what D sees (Zhao et al., NeurIPS 2020, arXiv:2006.10738).
+"""Differentiable augmentation (Zhao et al., NeurIPS 2020, arXiv:2006.10738) of what D and classifiers see.
 
 Real and generated images are changed by draws from the same distribution before D judges them, also where G learns from
-its judgement. D can then not learn a small training set by heart, and G does not learn the changes.
+its judgement. D can then not learn a small training set by heart, and G does not learn the changes. A classifier that
+learns from changed images is meant to rely less on the texture of one domain, and one that judges changed translations
+not to be served by a class that is hidden in detail too fine to see.
+
+Colour, translation and cutout are that paper's. Blur and noise are of the kinds of Karras et al., NeurIPS 2020
+(arXiv:2006.06676), with ranges of our own.
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ from torch import Tensor
 
 SHIFT = 0.125  # largest translation, as a share of the side
 HOLE = 0.5  # side of the hole of cutout, as a share of the image's
+BLUR = 1.5  # largest standard deviation of the blur, in pixels
+NOISE = 0.2  # largest standard deviation of the noise: a tenth of the range [-1, 1]
 
 
 def _color(images: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
@@ -53,8 +60,33 @@ def _cutout(images: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
     return images * kept
 
 
+def _blur(images: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Gaussian blur of a standard deviation U(0, 1.5) pixels, reflected at the border."""
+    from torchvision.transforms.v2 import functional as vision  # slow to import, and few runs blur
+
+    height, width = images.shape[-2:]
+    sides = [2 * min(round(3 * BLUR), side - 1) + 1 for side in (width, height)]  # it reflects less than the image
+    found = []
+    for image, generator in zip(images, draws, strict=True):
+        # At least so wide that its weights beside the centre do not overflow.
+        deviation = max(BLUR * float(torch.rand((), generator=generator)), 0.05)
+        found.append(vision.gaussian_blur(image, sides, [deviation, deviation]))
+    return torch.stack(found)
+
+
+def _noise(images: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Normal noise, drawn for each pixel and channel, of a standard deviation U(0, 0.2)."""
+    found = []
+    for generator in draws:
+        deviation = NOISE * float(torch.rand((), generator=generator))
+        found.append(deviation * torch.randn(images.shape[1:], generator=generator))
+    return images + torch.stack(found).to(images)
+
+
 # In the order in which they are applied.
-AUGMENTATIONS = MappingProxyType({"color": _color, "translation": _translation, "cutout": _cutout})
+AUGMENTATIONS = MappingProxyType(
+    {"color": _color, "translation": _translation, "cutout": _cutout, "blur": _blur, "noise": _noise}
+)
 # Those that move or hide places: maps of positions no longer fit the image.
 GEOMETRIC = ("translation", "cutout")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -41,6 +41,11 @@ class ExtraTerm(ABC):
         Raises:
             OptionError: options that contradict each other.
         """
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Its weight by the flag that gives it; a run in which all weights are 0 is refused. None of its own: 1."""
+        return {"extra_losses": 1.0}
 
     @abstractmethod
     def terms(self, model: CutModel, state: CutState) -> dict[str, Tensor]:

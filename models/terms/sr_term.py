@@ -133,6 +133,10 @@ class SrTerm(ExtraTerm):
         """Whether the term is computed in this step: after `inact_epochs` epochs."""
         return self.weight > 0 and int(info.progress) + self.first_epoch > self.inact_epochs
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"reg": self.weight}
+
     def terms(self, model: CutModel, state: CutState) -> dict[str, Tensor]:
         return {"SR": self.weight * self.loss(model, state)} if self.active(state.info) else {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,10 @@ class SrcTerm(ExtraTerm):
         assert isinstance(options, SrcOptions)
         opt: SrcOptions = options
         return cls(opt.lambda_SRC, opt.src_T)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"lambda_SRC": self.weight}
 
     def terms(self, model: CutModel, state: CutState) -> dict[str, Tensor]:
         if self.weight == 0:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.losses.diff_augment import AUGMENTATIONS, HOLE, SHIFT, diff_augment
+from models.losses.diff_augment import AUGMENTATIONS, BLUR, HOLE, NOISE, SHIFT, diff_augment
 from util.seeding import generator
 
 
@@ -81,6 +81,32 @@ def test_colour_is_brightness_saturation_and_contrast_by_hand() -> None:
     expected = grey + 2 * saturation * (expected - grey)
     expected = expected.mean() + (contrast + 0.5) * (expected - expected.mean())
     assert torch.allclose(diff_augment(image, ["color"], keyed), expected)
+
+
+def test_a_blur_keeps_the_mean_and_spreads_a_point_as_a_gaussian_does() -> None:
+    images = torch.zeros(200, 1, 33, 33, dtype=torch.float64)
+    images[:, :, 16, 16] = 1
+    blurred = diff_augment(images, ["blur"], keyed)[:, 0]
+    assert torch.allclose(blurred.sum((1, 2)), torch.ones(200, dtype=torch.float64))
+    row = blurred.sum(1)
+    place = torch.arange(33.0) - 16
+    deviations = (row * place.square()).sum(1).sqrt()
+    assert 0.95 * BLUR < float(deviations.max()) < BLUR + 0.01
+    assert float(deviations.min()) < 0.1
+    wide = deviations > 0.7  # below, a few pixels say little of the curve
+    assert bool(wide.any())
+    expected = torch.exp(-place.square() / (2 * deviations[wide, None].square()))
+    assert torch.allclose(row[wide], expected / expected.sum(1, keepdim=True), atol=0.01)
+
+
+def test_noise_has_its_deviation_and_no_mean() -> None:
+    images = torch.full((300, 1, 32, 32), 0.5)
+    noise = diff_augment(images, ["noise"], keyed) - images
+    deviations = noise.flatten(1).std(1)
+    assert 0.97 * NOISE < float(deviations.max()) < 1.1 * NOISE
+    assert float(deviations.min()) < 0.05 * NOISE
+    assert abs(float(deviations.mean()) - NOISE / 2) < 0.1 * NOISE  # drawn evenly
+    assert abs(float(noise.mean())) < 0.01 * NOISE
 
 
 def test_an_unknown_word_is_named() -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from models import load_run
+from models.augmenting import augmented
 from models.networks.frozen_classifier import FrozenClassifier
 from options.schema import OptionError
 from tests.models.cutcam_bench import README, cutcam
@@ -39,6 +40,23 @@ def test_it_moves_the_generator_and_nothing_moves_it(bench: BenchMaker) -> None:
     assert max(float(slope.abs().max()) for slope in slopes if slope is not None) > 0
     made.step()
     assert all(torch.equal(value, kept[name]) for name, value in teacher.state_dict().items())
+
+
+def test_it_may_judge_changed_translations(bench: BenchMaker) -> None:
+    flags = (*README, "--lambda_CAM", 0, "--classifier_run", classifier_run(*JUDGE))
+    plain, made = bench(*flags), bench(*flags, "--cls_augment", "noise,color")
+    for case in (plain, made):
+        case.model.load_first_weights()
+    model, state = cutcam(made), cutcam(made).forward_train(made.batch(), made.info())
+    usual = cutcam(plain).forward_train(plain.batch(), plain.info())
+    assert torch.equal(state.fake_B, usual.fake_B)
+    assert torch.equal(state.logits_seen, usual.logits_seen)
+    shown = augmented(state.fake_B, ("color", "noise"), state.batch, made.info(), "cls_augment")
+    torch.testing.assert_close(state.logits_fake, model.nets["T"](shown))
+    assert not torch.allclose(state.logits_fake, usual.logits_fake)
+    slopes = torch.autograd.grad(state.logits_fake.sum(), list(model.nets["G"].parameters()), allow_unused=True)
+    assert max(float(slope.abs().max()) for slope in slopes if slope is not None) > 0
+    made.step()
 
 
 def test_a_pseudo_label_is_agreed_upon_by_the_classifier_alone(bench: BenchMaker, data: DataMaker) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import load_run
+from models.augmenting import augmented
 from models.classifier_model import ClassifierModel
 from models.networks.classifier import Classifier, JudgeNet, TorchvisionNet, build_classifier
 from options.parse import train_options
@@ -312,3 +313,16 @@ def test_a_loss_in_sixteen_bits_is_computed_in_full_precision(bench: BenchMaker)
     scalars = made.step().scalars
     assert scalars["CLS"].dtype == torch.float32
     assert math.isfinite(float(scalars["CLS"]))
+
+
+def test_it_may_learn_from_changed_images_and_is_measured_on_images_as_they_are(bench: BenchMaker) -> None:
+    made, plain = bench(*SMALL, "--cls_augment", "color,noise"), bench(*SMALL)
+    batch = made.batch()
+    state = made.model.forward_train(batch, made.info())
+    shown = augmented(batch.A, ("color", "noise"), batch, made.info(), "cls_augment")
+    assert not torch.allclose(shown, batch.A)
+    torch.testing.assert_close(state.logits, made.model.nets["C"](shown))
+    assert not torch.allclose(state.logits, made.model.forward_train(batch, made.info(step=1)).logits)
+    for model in (made.model, plain.model):
+        assert isinstance(model, ClassifierModel)
+        torch.testing.assert_close(model.look_at(batch), model.nets["C"](batch.A))

@@ -159,3 +159,51 @@ def test_spectral_norm_trains_saves_and_goes_on(train_run: Trained, data: DataMa
     one, two = (load_state(run / "latest_state.pt")["nets"]["D"] for run in (whole, broken))
     assert any("parametrizations" in key for key in one)
     assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+# --- pairs
+
+
+@pytest.mark.parametrize("model", [CUT, CUTCAM, (*CUT, "--CUT_mode", "FastCUT")])
+@pytest.mark.parametrize("mode", ["l1", "nce"])
+def test_pairs_draw_the_translation_to_its_true_target(bench: BenchMaker, model: tuple[object, ...], mode: str) -> None:
+    flags = ("--extra_losses", "pair", "--lambda_PAIR", 3, "--pair_mode", mode, "--dataset_mode", "aligned")
+    mirrored = set[bool]()
+    for step in range(6):
+        made = bench(*model, *flags)
+        net = made.model
+        assert isinstance(net, CutModel)
+        state = net.forward_train(made.batch(), made.info(step))
+        assert state.batch.path_A[0].split("/")[-1] == state.batch.path_B[0].split("/")[-1]
+        mirrored.add(state.mirrored)
+        term = net.g_losses(state)["PAIR"]
+        if mode == "l1":
+            fake = state.fake_B.flip(-1) if state.mirrored else state.fake_B
+            expected = 3 * (fake - state.batch.target).abs().mean()
+        else:
+            key = net.generator.encode(state.batch.target, net.nce_layers)
+            expected = 3 * net.contrast(state.query_A, key, net.query_ids(state, key, "B"))
+        torch.testing.assert_close(term, expected)
+        slopes = torch.autograd.grad(term, list(net.nets["G"].parameters()), allow_unused=True)
+        assert max(float(slope.abs().max()) for slope in slopes if slope is not None) > 0
+    assert mirrored == ({False, True} if "FastCUT" in model else {False})
+
+
+def test_pairs_change_no_other_term_and_need_pairs(bench: BenchMaker) -> None:
+    pairs = ("--dataset_mode", "aligned")
+    plain, more = losses(bench(*CUT, *pairs)), losses(bench(*CUT, *pairs, "--extra_losses", "pair"))
+    assert set(more) - set(plain) == {"PAIR"}
+    assert all(torch.equal(term, more[name]) for name, term in plain.items())
+    assert "PAIR" not in losses(bench(*CUT, *pairs, "--extra_losses", "pair", "--lambda_PAIR", 0))
+    made = bench(*CUT, *pairs, "--lambda_NCE", 0, "--extra_losses", "pair", "--pair_mode", "nce")
+    assert losses(made)["PAIR"].item() > 0
+    made.step()
+    with pytest.raises(OptionError, match="--input_nc 3 and --output_nc 1: --extra_losses pair encodes images"):
+        bench(*CUT, *pairs, "--lambda_NCE", 0, "--output_nc", 1, "--extra_losses", "pair", "--pair_mode", "nce")
+    bench(*CUT, *pairs, "--lambda_NCE", 0, "--output_nc", 1, "--extra_losses", "pair").step()
+    off = ("--lambda_GAN", 0, "--lambda_NCE", 0, "--lambda_PAIR", 0)
+    nothing = bench(*CUT, *pairs, "--extra_losses", "pair", *off)
+    with pytest.raises(OptionError, match="--lambda_GAN 0, --lambda_NCE 0, --lambda_PAIR 0: nothing would be"):
+        nothing.model.check_training(nothing.run)
+    with pytest.raises(OptionError, match="--extra_losses pair --dataset_mode unaligned: it learns from pairs"):
+        bench(*CUT, "--extra_losses", "pair")

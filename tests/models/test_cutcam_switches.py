@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from models.augmenting import augmented
 from options.schema import OptionError
 from tests.models.cutcam_bench import HEAD, cutcam
 from util.engine.trainer import Trainer
@@ -136,3 +137,29 @@ def test_an_image_is_the_same_wherever_it_stands_in_an_epoch(bench: BenchMaker, 
     assert set(model.bank.images.tolist()) == {0}
     assert not model.bank.others(torch.tensor([0]))[1].any()
     assert model.monitors(result.state)["CAM_cross_corr"].isnan()
+
+
+def test_the_head_may_judge_changed_translations_in_a_pass_of_their_own(bench: BenchMaker) -> None:
+    made, plain = bench(*HEAD, "--cls_augment", "blur,translation"), bench(*HEAD)
+    model, batch = cutcam(made), made.batch()
+    state, usual = model.forward_train(batch, made.info()), cutcam(plain).forward_train(batch, plain.info())
+    shown = augmented(state.fake_B, ("blur", "translation"), batch, made.info(), "cls_augment")
+    hidden = model.head.hidden_map(model.generator.encode(shown, [model.nce_layers[model.cam_index]])[0])
+    torch.testing.assert_close(state.logits_fake, model.head.logits_from_hidden(hidden, frozen=True))
+    assert not torch.allclose(state.logits_fake, usual.logits_fake)
+    for name in ("fake_B", "logits_A", "logits_seen", "cam_A", "cam_fake"):  # maps are those of G(x) itself
+        torch.testing.assert_close(getattr(state, name), getattr(usual, name))
+    slopes = torch.autograd.grad(state.logits_fake.sum(), list(model.nets["G"].parameters()), allow_unused=True)
+    assert max(float(slope.abs().max()) for slope in slopes if slope is not None) > 0
+    torch.testing.assert_close(model.monitors(state)["head_acc_fake"], cutcam(plain).monitors(usual)["head_acc_fake"])
+    off = cutcam(bench(*HEAD, "--cls_augment", "blur", "--lambda_CLS", 0)).forward_train(batch, made.info())
+    torch.testing.assert_close(off.logits_fake, usual.logits_fake)  # nothing asks for the class
+
+
+def test_classes_without_an_image_are_told(bench: BenchMaker) -> None:
+    four = cutcam(bench(*HEAD))
+    assert not any("never have an example" in line for line in four.messages)
+    thirty = cutcam(bench(*HEAD, "--num_classes", 30))
+    assert any(
+        "classes of --num_classes have an image" in line and line.startswith("WARNING") for line in thirty.messages
+    )

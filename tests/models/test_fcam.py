@@ -82,6 +82,14 @@ def test_each_term_counts_from_its_first_to_its_last_epoch(bench: BenchMaker) ->
     assert found == {1: {"SIZE"}, 2: {"SL", "ENT"}, 3: {"SL", "CRF"}, 30: {"SL", "CRF"}}
 
 
+def test_epochs_of_terms_are_numbers_of_epochs_also_of_a_run_that_begins_later(bench: BenchMaker) -> None:
+    made = bench(*flags("--epoch_count", 3, "--sl_start_ep", 4, "--crf_end_ep", 3, "--n_epochs", 5))
+    assert [set(terms_of(made, epoch)) & {"SL", "CRF"} for epoch in (1, 2)] == [
+        {"CRF"},
+        {"SL"},
+    ]  # the third, the fourth
+
+
 def test_fcams_own_weight_of_the_crf(bench: BenchMaker) -> None:
     ours = terms_of(bench(*flags("--lambda_CRF", 1)))["CRF"]
     published = terms_of(bench(*flags("--lambda_CRF", 0, "--crf_lambda", 1e-6)))["CRF"]
@@ -245,6 +253,18 @@ def test_training_moves_the_decoder_alone_also_with_weight_decay(bench: BenchMak
     assert set(made.optimizers) == {"S"}
     assert all(torch.equal(before[key], value) for key, value in made.model.nets["C"].state_dict().items())
     assert not any(module.training for module in made.model.nets["C"].modules())
+
+
+def test_sizes_and_channels_are_those_the_classifier_was_trained_on(tmp_path: Path) -> None:
+    source = classifier_run(*JUDGE, "--input_nc", 1)
+    beside = tmp_path / "grey"
+    beside.symlink_to(source)
+    words = ["--model", "fcam", "--dataroot", "x", "--checkpoints_dir", str(tmp_path)]
+    for folder in (str(source), "grey"):
+        run = train_options([*words, "--name", "full", "--classifier_run", folder])
+        assert (run.networks.input_nc, run.data.load_size, run.data.crop_size) == (1, (36, 36), (32, 32))
+    run = train_options([*words, "--classifier_run", str(source), "--crop_size", "64", "--input_nc", "3"])
+    assert (run.networks.input_nc, run.data.load_size, run.data.crop_size) == (3, (36, 36), (64, 64))
 
 
 def test_grey_images_go_to_a_classifier_of_grey_images(bench: BenchMaker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 if TYPE_CHECKING:
     from tests.conftest import BenchMaker
@@ -27,3 +28,17 @@ def test_fp16_trains(bench: BenchMaker, flags: tuple[str, ...]) -> None:
 def test_fp16_without_a_term_is_no_error(bench: BenchMaker) -> None:
     case = bench("--model", "cut", "--amp", "fp16", "--lambda_GAN", "0", "--lambda_NCE", "0")
     assert not case.step(0).scalars
+
+
+def test_momentum_begins_at_nothing_where_the_first_step_overflows(bench: BenchMaker) -> None:
+    """PyTorch's fused SGD leaves the step out, and takes its unwritten momentum for what it has learned."""
+    case = bench("--model", "cut", "--amp", "fp16", "--optimizer", "sgd", "--momentum", 0.9, "--fast")
+    scaler, optimizer = case.precision.scaler, case.optimizers["G"]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    scaler.scale(torch.ones(()))  # the scale exists from the first loss on
+    for value in (float("inf"), 1.0):
+        for weight in weights:
+            weight.grad = torch.full_like(weight, value) * scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+    assert all(optimizer.state[weight]["momentum_buffer"].eq(1).all() for weight in weights)

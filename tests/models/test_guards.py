@@ -98,6 +98,35 @@ def test_a_guard_remembers_across_a_checkpoint() -> None:
     assert second.state()["seen"] == 3
 
 
+def test_parts_of_a_step_count_as_one_step() -> None:
+    whole, parts = CollapseGuard(4, window=3), CollapseGuard(4, window=3)
+    for step in range(5):
+        images, labels = torch.cat([ONE, even(step)]), torch.tensor([0, -1, 2, 3])
+        whole.watch(images, labels, step)
+        for begin in (0, 2):
+            parts.watch(images[begin : begin + 2], labels[begin : begin + 2], step)
+    torch.testing.assert_close(parts.state()["predicted"], whole.state()["predicted"])
+    torch.testing.assert_close(parts.state()["true"], whole.state()["true"])
+    assert parts.state()["seen"] == whole.state()["seen"] == 5
+
+
+@pytest.mark.parametrize("seen", [1, 2, 3, 5])
+@pytest.mark.parametrize("window", [2, 5])
+def test_a_continued_run_may_have_another_window(seen: int, window: int) -> None:
+    old, new, fresh = (CollapseGuard(4, window=size) for size in (3, window, window))
+    steps = [even(0), even(1), ONE, even(0), even(1)][:seen]
+    for images in steps:
+        old.watch(images, UNKNOWN)
+    for images in steps[-min(3, window) :]:
+        fresh.watch(images, UNKNOWN)
+    new.load(old.state())
+    for guard in (new, fresh):
+        guard.watch(ONE, UNKNOWN)
+    assert new.effective == fresh.effective
+    assert new.collapsed == fresh.collapsed
+    assert len(new.state()["predicted"]) == window
+
+
 # --- gradient cap
 
 
@@ -117,14 +146,14 @@ def losses(ours: float, theirs: float) -> tuple[Tensor, Tensor, Tensor]:
 def test_scale_by_hand(ours: float, theirs: float, limit: float, scale: float) -> None:
     cap = GradientCap(limit)
     assert cap.scale == 1.0
-    cap.measure(*losses(ours, theirs), count=1)
+    cap.measure(*losses(ours, theirs), count=1, step=0)
     assert cap.scale == pytest.approx(scale, rel=1e-5)
 
 
 def test_the_cap_is_measured_every_so_often() -> None:
     cap = GradientCap(1.0, every=50)
     assert cap.due(7)
-    cap.measure(*losses(4, 2), count=1)
+    cap.measure(*losses(4, 2), count=1, step=7)
     assert [step for step in range(8, 160) if cap.due(step)] == [50, 100, 150]
     assert not GradientCap(0.0).due(0)
 
@@ -133,10 +162,10 @@ def test_what_cannot_be_measured_leaves_the_cap_as_it_is() -> None:
     cap = GradientCap(1.0)
     term, reference, image = losses(4, 2)
     for bad in (term.detach(), term * 0, term * math.nan, term * math.inf):
-        cap.measure(bad, reference, image, count=1)
+        cap.measure(bad, reference, image, count=1, step=7)
         assert cap.scale == 1.0
         assert cap.due(7)
-    cap.measure(term, reference, image, count=1)
+    cap.measure(term, reference, image, count=1, step=7)
     assert cap.scale == 0.5
     term.backward()  # type: ignore[no-untyped-call]  # the graph is still there
     again = GradientCap(1.0)
@@ -186,3 +215,12 @@ def test_maps_of_an_earlier_version_s_checkpoint_count_as_of_different_images() 
     memory = MapMemory()
     memory.load({"maps": torch.rand(3, 16, 16)})
     assert not math.isnan(float(memory.correlation()))
+
+
+def test_a_cap_is_measured_once_a_step() -> None:
+    cap, found = GradientCap(1.0, every=2), []
+    for step in (0, 0, 1, 1, 2, 2, 3, 4):  # two parts each
+        found.append(cap.due(step))
+        if found[-1]:
+            cap.measure(*losses(4.0, 1.0), 1, step)
+    assert found == [True, False, False, False, True, False, False, True]

@@ -88,6 +88,30 @@ def test_tensors_stay_tensors(colour: Loaded) -> None:
     assert np.allclose(cam.raw, seen.cam[0].numpy(), atol=1e-3)
 
 
+def test_a_class_that_is_not_there_is_refused_of_batches_too(colour: Loaded) -> None:
+    for images in (torch.zeros(3, 32, 36), torch.zeros(1, 3, 32, 36)):
+        for number in (99, -5):
+            with pytest.raises(OptionError, match=f"--class_idx {number}: the head has the classes 0 to 3"):
+                colour.translate(images, explain=True, class_id=number)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"), [(torch.float64, "convert it by .float()"), (torch.uint8, "give the picture's counts as an")]
+)
+@pytest.mark.parametrize("shape", [(3, 32, 36), (2, 3, 32, 36)])
+def test_tensors_of_another_number_format_are_refused(
+    colour: Loaded, dtype: torch.dtype, remedy: str, shape: tuple[int, ...]
+) -> None:
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ImageError, match=rf"a tensor of {name}: the run takes float32 in \[-1, 1\]; {remedy}"):
+        colour.translate(torch.zeros(shape, dtype=dtype))
+
+
+def test_half_numbers_are_taken_where_autocast_takes_them(colour: Loaded) -> None:
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert colour.translate(torch.zeros(1, 3, 32, 32, dtype=torch.bfloat16)).shape == (1, 3, 32, 32)
+
+
 def test_what_a_picture_shows_is_what_explain_says(colour: Loaded) -> None:
     values = picture(2, 0, (32, 40), 3)
     fake, cam = colour.translate(values, explain=True)
