@@ -21,7 +21,7 @@ from util.sharing import as_one, is_first
 
 # Any of these asks for explainers; without them a translation run shows its own maps.
 ASKING = {"image", "random", "index", "top_k", "explain", "explain_with", "layer", "layers", "score", "normalize"}
-ASKING |= {"patches", "explained", "maps_only"}
+ASKING |= {"patches", "explained", "maps_only", "method_settings"}
 
 
 @as_one

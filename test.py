@@ -16,7 +16,7 @@ from scripts.explaining.sizes import say_sizes
 from scripts.explaining.translation import read_target, translate_group
 from util.engine.build import choose_device, pace, progress, writing_threads
 from util.engine.inference import by_size
-from util.errors import exit_code, printable
+from util.errors import counted, exit_code, printable
 from util.sharing import as_one, in_order, is_first, mine
 from util.visual.results import Results, Stored
 
@@ -64,7 +64,7 @@ def main() -> int:
     if left := results.left_over():
         print(left)
     if reasons:
-        print(f"real_B is left out for {len(reasons)} images, first because {reasons[0]}")
+        print(f"real_B is left out for {counted(len(reasons), 'image')}, first because {reasons[0]}")
     print(f"{dataset.outcome('translated')}; page: {page}")
     return 0
 

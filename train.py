@@ -71,7 +71,7 @@ def introduce(run: RunOptions, nets: dict[str, nn.Module], dataset: Dataset, dev
     print(f"source: {dataset.source}; labels: {histogram(dataset.labels, dataset.class_names)}")
     if dataset.target is not dataset.source:
         print(f"target: {dataset.target}")
-    print(f"{len(dataset)} samples an epoch of {run.data.dataroot}; run folder: {run.folder}")
+    print(f"{run.data.samples_per_epoch or len(dataset)} samples an epoch of {run.data.dataroot}; folder: {run.folder}")
     if run.experiment.verbose:
         print(*nets.values(), sep="\n")
 

@@ -25,6 +25,11 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def exit_code(main: Callable[[], int]) -> int:
     """Run an entry script's main; a UserError, or a file that cannot be used, becomes one line and status 2."""
     try:

@@ -50,6 +50,8 @@ class Evaluation:
         source, target: the images of both domains; no target: none were there.
         metrics: numbers by name, in the file's order.
         files: the translated images; `per_image` has, by metric, one number or None for each of them.
+        features: name of the network behind the features; empty where there was none.
+        basis: digests of what else the numbers come from, by name; evaluations of earlier versions have none.
     """
 
     path: Path
@@ -66,6 +68,8 @@ class Evaluation:
     metrics: Mapping[str, Value]
     files: tuple[str, ...]
     per_image: Mapping[str, tuple[float | None, ...]]
+    features: str
+    basis: Mapping[str, Any]
 
     @property
     def features_path(self) -> Path:
@@ -110,6 +114,8 @@ def read_evaluation(path: Path) -> Evaluation:
         metrics={name: _value(top.object("metrics").object(name)) for name in top.object("metrics").content},
         files=files,
         per_image=per_image,
+        features=str(top.content.get("features") or ""),
+        basis=top.object("basis").content if "basis" in top.content else {},
     )
     if path.stem != f"{found.phase}_{found.epoch}":
         raise EvaluationError(f"{where}: holds phase {found.phase!r}, epoch {found.epoch!r}; give it back its name")
@@ -261,6 +267,44 @@ def check_comparable(evaluations: Sequence[Evaluation], metrics: Sequence[str]) 
             if (value.kind, value.better) != (known[0][1].kind, known[0][1].better):
                 kinds = f"{known[0][1].kind!r} and {value.kind!r}"
                 raise _different(known[0][0], found, f"features ({metric} is {kinds})")
+
+
+def different_networks(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> list[str]:
+    """A warning for each network whose weights differ between evaluations, with the metrics that it has measured.
+
+    Their names may be the same: a classifier is named after its images, and not after its seed.
+    """
+    first: dict[tuple[str, str], Evaluation] = {}
+    apart: dict[str, tuple[Evaluation, Evaluation, list[str]]] = {}
+    for metric in metrics:
+        for found in evaluations:
+            value = found.metrics.get(metric)
+            name = _network_of(found, metric, value) if value and value.value is not None else ""
+            if not name or found.basis.get(name) is None:
+                continue
+            one = first.setdefault((metric, name), found)
+            if one.basis[name] != found.basis[name]:
+                measured = apart.setdefault(name, (one, found, []))[2]
+                measured += [metric] if metric not in measured else []
+    return [
+        f"{', '.join(measured)}: {printable(one.path)} and {printable(two.path)} were measured by different networks "
+        f"({name}: digests {printable(str(one.basis[name]))[:12]} and {printable(str(two.basis[name]))[:12]}), so part "
+        "of a difference may be theirs; evaluate all runs with the same --judge_seed, --judge_epochs, --classifier and "
+        "--features"
+        for name, (one, two, measured) in apart.items()
+    ]
+
+
+def _network_of(found: Evaluation, metric: str, value: Value) -> str:
+    """Which entry of the basis a metric was measured by; empty for a metric without a network of its own."""
+    source, target = "classifier of the source", "classifier of the target"
+    if metric.endswith("_source_judge") or metric in ("acc_train_source", "acc_train_fake"):
+        return source  # the classifier of translations is not in the basis: it has the seed of that of the source
+    if metric.endswith("_real_judge") or metric == "acc_train_real":
+        return target
+    if metric in ("flip_rate", "class_kept"):
+        return target if target in found.basis else source
+    return "features" if found.features and value.kind.startswith(found.features) else ""
 
 
 def _best(evaluations: Sequence[Evaluation], metric: str) -> Evaluation:

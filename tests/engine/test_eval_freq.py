@@ -131,3 +131,4 @@ def test_the_command_is_one_a_user_could_type(data: DataMaker, monkeypatch: pyte
     (data() / "valA").rmdir()
     assert command[:2] == [sys.executable, str(while_training.PROGRAM)]
     assert {"--phase=val", "--epochs=3", "--name=n", "--skip_metrics=transfer", "--gpu_ids=-1"} <= set(command)
+    assert "--on_bad_image=error" in command  # the run's own: an evaluation does not read it from the run

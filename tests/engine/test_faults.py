@@ -78,6 +78,30 @@ def test_a_step_that_is_not_finite_can_be_skipped(
     assert state["nonfinite"] == {"skipped": 2, "in_a_row": 0}
 
 
+def test_a_step_can_be_skipped_in_16_bits_after_an_earlier_phase_has_learned(
+    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D has stepped when G fails; the scaler must not take the next step for the same one."""
+    break_contrast(monkeypatch, {1})
+    flags = (*CUT, "--on_nan", "skip", "--amp", "fp16", "--n_epochs", 1, "--n_epochs_decay", 0)
+    state = load_state(train_run("run", data(), *flags) / "latest_state.pt")
+    assert state["nonfinite"]["skipped"] == 1
+    assert state["position"]["step"] == 5
+
+
+def test_the_loss_that_plateau_goes_by_is_of_the_steps_that_counted(
+    train_run: Trained, data: DataMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_contrast(monkeypatch, {1, 3})
+    seen = list[float]()
+    monkeypatch.setattr(trainer, "end_epoch", lambda scheduler, loss: seen.append(loss))
+    flags = (*CUT, "--on_nan", "skip", "--lr_policy", "plateau", "--n_epochs", 1, "--n_epochs_decay", 0)
+    run = train_run("run", data(), *flags)
+    losses = [json.loads(line)["G"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 3
+    assert seen[0] == pytest.approx(sum(losses) / 3, rel=1e-4)
+
+
 def test_a_skipped_step_leaves_every_statistic_as_it_was(
     bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

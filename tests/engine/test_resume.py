@@ -43,6 +43,7 @@ RUN = ("--batch_size", 2, "--n_epochs", 2, "--n_epochs_decay", 1)
 CASES: dict[str, tuple[tuple[object, ...], bool, int]] = {  # flags, labelled, steps before the stop
     "cut in mid-epoch": (("--model", "cut"), True, 4),
     "cut at an epoch's end": (("--model", "cut", "--lr_policy", "cosine"), True, 3),
+    "cut, epochs of more samples than images, mid-epoch": (("--model", "cut", "--samples_per_epoch", 6), True, 5),
     "FastCUT, dropout, bf16, workers": (
         ("--model", "cut", "--CUT_mode", "FastCUT", "--no_dropout", False, "--amp", "bf16", "--num_threads", 2),
         True,
@@ -290,7 +291,25 @@ def test_a_state_inside_an_epoch_needs_the_same_batches(
     with monkeypatch.context() as patch:
         patch.setattr(train, "StopRequest", lambda: StopAfter(4))
         train_run("run", data(), *RUN)
-    with pytest.raises(CheckpointError, match=r"inside an epoch of 3 steps, and an epoch now has 5"):
+    with pytest.raises(
+        CheckpointError, match=r"inside an epoch of 3 steps and 5 samples, and an epoch now has 5 and 5;"
+    ):
         train_run("run", data(), *RUN, "--batch_size", 1, "--continue_train")
+    with pytest.raises(CheckpointError, match=r"of 3 steps and 5 samples, and an epoch now has 3 and 6; .*_per_epoch"):
+        train_run("run", data(), *RUN, "--samples_per_epoch", 6, "--continue_train")  # another place in the data
     with pytest.raises(CheckpointError, match=r"does not fit the options.*leave out the changed flags"):
         train_run("run", data(), *RUN, "--ngf", 4, "--continue_train")
+
+
+def test_a_network_that_the_state_lacks_is_named(train_run: Trained, data: DataMaker) -> None:
+    train_run("run", data(), *RUN, "--lambda_GAN", 0, "--max_iters", 1)
+    with pytest.raises(CheckpointError, match=r"holds no network D, which the options of this command ask for"):
+        train_run("run", data(), *RUN, "--lambda_GAN", 1, "--max_iters", 2, "--continue_train")
+
+
+def test_a_loss_may_be_taken_back(train_run: Trained, data: DataMaker) -> None:
+    """The run's own options then hold flags that no option of this run has."""
+    train_run("run", data(), *RUN, "--extra_losses", "src", "--lambda_SRC", 0.1, "--max_iters", 1)
+    run = train_run("run", data(), *RUN, "--extra_losses", "", "--max_iters", 2, "--continue_train")
+    assert load_state(run / "latest_state.pt")["position"]["step"] == 2
+    assert "lambda_SRC" not in (run / "options.yaml").read_text()

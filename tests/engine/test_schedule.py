@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +12,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from util.engine.optimizers import load_optimizer
 from util.engine.schedule import Plateau, end_epoch, linear_factor, load_scheduler, make_scheduler
+
+if TYPE_CHECKING:
+    from tests.conftest import DataMaker, Trained
 
 
 def rates(policy: str, epochs: int, losses: list[float] | None = None, **changes: Any) -> list[float]:
@@ -34,6 +37,12 @@ def test_linear_is_cuts_formula() -> None:
     expected = [1 - max(0, e + 1 - 4) / (5 + 1) for e in range(9)]
     assert rates("linear", 9, n_epochs=4, n_epochs_decay=5) == pytest.approx(expected)
     assert [linear_factor(e, 200, 200) for e in (1, 200, 201, 400)] == pytest.approx([1, 1, 200 / 201, 1 / 201])
+
+
+def test_cosine_from_a_later_epoch_ends_at_zero_too() -> None:
+    whole = rates("cosine", 6)
+    assert rates("cosine", 4, epoch_count=3) == pytest.approx(whole[2:])
+    assert whole[5] == pytest.approx(0)
 
 
 def test_linear_from_a_later_epoch() -> None:
@@ -127,3 +136,33 @@ def test_a_run_continued_at_the_end_of_an_epoch_is_not_warned_about() -> None:
         warnings.simplefilter("error")
         end_epoch(scheduler, 0.0)  # before any step of this process
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "ends"),
+    [
+        (("--max_iters", 3), "epoch 1 of 2"),  # 8 images, batches of 2: 4 steps an epoch
+        (("--max_iters", 5), ""),
+        (("--max_iters", 3, "--n_epochs", 2, "--n_epochs_decay", 0), ""),  # linear, and nothing that falls
+        ((), ""),
+        (("--max_iters", 3, "--lr_policy", "none"), ""),
+    ],
+)
+def test_steps_that_end_before_the_rate_falls_are_told(
+    flags: tuple[object, ...], ends: str, train_run: Trained, data: DataMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data(count=(8, 8))
+    train_run("run", root, "--batch_size", 2, "--n_epochs", 1, "--n_epochs_decay", 1, *flags)
+    text = f"--max_iters 3 ends the run in {ends}; the learning rate falls by epochs"
+    assert (text in capsys.readouterr().out) == bool(ends)
+
+
+def test_a_plateau_of_weights_that_stood_still_goes_on() -> None:
+    """--head_lr_factor 0 is a rate of 0, which has no share of itself left."""
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = SGD([{"params": [weight], "lr": 0.0, "initial_lr": 0.0}], lr=1.0)
+    scheduler = make_scheduler(optimizer, "plateau", n_epochs=3, n_epochs_decay=2, epoch_count=1, lr_decay_iters=2)
+    saved = [{"lr": 0.0, "initial_lr": 0.0}]
+    optimizer.param_groups[0]["initial_lr"] = 0.5
+    load_scheduler(scheduler, scheduler.state_dict(), saved)
+    assert optimizer.param_groups[0]["lr"] == 0.5

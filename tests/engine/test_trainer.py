@@ -338,3 +338,18 @@ def test_the_learning_rate_falls_and_the_scale_changes_in_the_same_epoch(
     train_run("run", data(), *CUT, "--no_flip", "--load_size", 48, "--lr", 0.001)
     assert [rate for rate, _ in seen] == pytest.approx([0.001] * 10 + [0.0005] * 5)
     assert [whole for _, whole in seen] == [False] * 10 + [True] * 5
+
+
+def test_max_iters_at_the_end_of_an_epoch_leaves_nothing_of_it_out(train_run: Trained, data: DataMaker) -> None:
+    flags = (*CUT, "--n_epochs", 2, "--n_epochs_decay", 0, "--save_epoch_freq", 1)
+    whole, bounded = train_run("whole", data(), *flags), train_run("bounded", data(), *flags, "--max_iters", 10)
+    assert {file.name for file in whole.iterdir()} == {file.name for file in bounded.iterdir()}
+    one, two = (load_state(run / "latest_state.pt") for run in (whole, bounded))
+    assert one["position"] == two["position"] == {"epoch": 3, "step_in_epoch": 0, "step": 10, "total_iters": 10}
+
+
+def test_places_in_an_epoch_follow_the_batch_size_of_today(train_run: Trained, data: DataMaker) -> None:
+    train_run("run", data(count=(6, 6)), *CUT, "--n_epochs", 1, "--n_epochs_decay", 0, "--batch_size", 1)
+    more = ("--n_epochs", 2, "--batch_size", 3, "--continue_train")
+    run = train_run("run", data(count=(6, 6)), *CUT, "--n_epochs_decay", 0, *more)
+    assert [line["epoch_iters"] for line in log_of(run)] == [1, 2, 3, 4, 5, 6, 3, 6]

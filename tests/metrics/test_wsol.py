@@ -267,7 +267,7 @@ def test_counts_of_two_processes_add_up() -> None:
     together.counts = halves[0].counts + halves[1].counts
     assert together.scores().values == whole.scores().values
     assert together.left_out == 1
-    assert "1 images without a box or a mask left out" in whole.scores().values["MaxBoxAcc"].note
+    assert "1 image without a box or a mask left out" in whole.scores().values["MaxBoxAcc"].note
 
 
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
@@ -329,9 +329,9 @@ def test_what_is_no_map_is_refused() -> None:
             localisation_scores([np.zeros((4, 4)), bad], [truth, truth], scale=False, side=0)
     with pytest.raises(MetricError, match="not as many maps as images"):
         localisation_scores([np.zeros((4, 4))], [truth, truth])
-    with pytest.raises(MetricError, match="for 1 images only"):
+    with pytest.raises(MetricError, match="for 1 image only"):
         localisation_scores([np.zeros((4, 4))] * 2, [truth, truth], labels=[3])
-    with pytest.raises(MetricError, match="none of 1 images has a box or a mask"):
+    with pytest.raises(MetricError, match="none of 1 image has a box or a mask"):
         localisation_scores([np.zeros((4, 4))], [None])
     with pytest.raises(MetricError, match="no pixel of any mask is target"):
         localisation_scores([np.zeros((4, 4))], [Truth((4, 4), NO_BOX, (np.zeros((4, 4), bool),))])

@@ -255,7 +255,7 @@ def test_the_earth_movers_distance_is_scipys() -> None:
 def test_the_figure_of_intensities_shows_densities_in_counts() -> None:
     dark, bright = np.zeros((1, 4, 4)), np.ones((1, 4, 4))
     figure = intensity_figure(
-        {"source": [dark], "real": iter([bright, bright])}, {"source": (0, 10), "real": (0, 1000)}
+        {"source": [dark], "real": iter([bright, bright])}, {"source": (0, 1000), "real": (0, 1000)}
     )
     axes: Any = figure.axes[0]
     source, real = (patch.get_data() for patch in axes.patches[:2])
@@ -270,6 +270,22 @@ def test_the_figure_of_intensities_shows_densities_in_counts() -> None:
     assert intensity_figure({"a": [dark]}, log=True).axes[0].get_xlabel() == "grey level"
     with pytest.raises(ValueError, match="no intensity"):
         intensity_figure({"a": []})
+
+
+@pytest.mark.parametrize(
+    ("source", "apart"), [((0, 2060), False), ((0, 255), True)], ids=["other window", "other depth"]
+)
+def test_intensities_of_different_scales_are_drawn_each_within_its_window(
+    source: tuple[float, float], apart: bool
+) -> None:
+    """Equal pictures of 16-bit and 8-bit counts are at no distance."""
+    image = np.linspace(0, 1, 64).reshape(1, 8, 8)
+    windows = {"source": source, "real": (0, 255)}
+    axes: Any = intensity_figure({"source": [image], "real": [image]}, windows, apart=apart).axes[0]
+    assert axes.get_legend().get_texts()[0].get_text() == "source (distance to real 0)"
+    edges = axes.patches[0].get_data().edges
+    assert (edges[0], edges[-1]) == (0, 1)
+    assert "within each domain's own window" in axes.get_xlabel()
 
 
 def test_shifts_are_in_standard_deviations_of_the_real_images() -> None:

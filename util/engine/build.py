@@ -154,6 +154,7 @@ def trainer_from(
         rank=ranks.rank(),
         world_size=ranks.world_size(),
         serial=data.serial_batches,
+        per_epoch=data.samples_per_epoch,
     )
     workers = loading_processes(data.num_threads)
     loader: Loader[Any] = Loader(
@@ -166,6 +167,7 @@ def trainer_from(
     )
     optimizers = optimizers_from(run, model)
     steps = (schedule.last_epoch - first_epoch + 1) * len(sampler)
+    model.messages += _cut_short(run, first_epoch, len(sampler))
     plan = Plan(min(steps, schedule.max_iters) if schedule.max_iters else steps, schedule.last_epoch)
     return Trainer(
         model,
@@ -185,6 +187,24 @@ def trainer_from(
         accumulate=run.optim.accumulate,
         late=_late_check(run, device, list(optimizers.values())),
     )
+
+
+def _cut_short(run: RunOptions, first_epoch: int, steps: int) -> list[str]:
+    """Said where --max_iters, in steps, leaves out epochs in which the learning rate was to fall.
+
+    Args:
+        steps: of an epoch.
+    """
+    schedule = run.schedule
+    reached = first_epoch - 1 + -(-schedule.max_iters // steps)
+    falling = ("linear", "cosine") if schedule.n_epochs_decay else ("cosine",)
+    if not schedule.max_iters or reached >= schedule.last_epoch or schedule.lr_policy not in falling:
+        return []
+    return [
+        f"--max_iters {schedule.max_iters} ends the run in epoch {reached} of {schedule.last_epoch}; the learning "
+        "rate falls by epochs, so that it will not reach its end: shorten --n_epochs and --n_epochs_decay, or "
+        "epochs by --samples_per_epoch"
+    ]
 
 
 def _late_check(run: RunOptions, device: torch.device, optimizers: Sequence[Optimizer]) -> LateCheck | None:
@@ -208,8 +228,10 @@ def optimizers_from(run: RunOptions, model: Model[Any]) -> dict[str, Optimizer]:
         ]
         for name in model.nets
     }
-    # One kernel for all weights; on a GPU it also leaves a step out on the word of `LateCheck`.
-    if run.runtime.fast or model.device.type == "cuda":
+    # One kernel for all weights; on a GPU it also leaves a step out on the word of `LateCheck`. That of SGD takes its
+    # momentum for written after a first step that fp16's scaler left out, and goes on from whatever was in that memory.
+    unsafe = opt.amp == "fp16" and opt.optimizer == "sgd" and opt.momentum > 0
+    if (run.runtime.fast or model.device.type == "cuda") and not unsafe:
         make = partial(make, fused=True)
     return {name: make(groups) for name, groups in trained.items() if groups}
 

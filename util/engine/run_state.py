@@ -36,12 +36,14 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "model": trainer.model.extra_state(),
         "position": asdict(trainer.position),
         "loss_sum": trainer.loss_sum,
+        "loss_steps": trainer.loss_steps,
         "nonfinite": trainer.nonfinite.state(),
         "bad_images": trainer.bad_images.state(),
         "early_stopping": trainer.early_stopping.state(),
         "files": trainer.loader.dataset.file_names,  # type: ignore[attr-defined]
         "world_size": ranks.world_size(),
         "steps_per_epoch": len(trainer.sampler),
+        "samples_per_epoch": trainer.sampler.per_epoch,
         "first_epoch": trainer.first_epoch,
     }
 
@@ -52,12 +54,20 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: the state was made by other networks or with another number of steps in an epoch.
     """
-    if state["position"]["step_in_epoch"] and state["steps_per_epoch"] != len(trainer.sampler):
+    before = (state["steps_per_epoch"], state.get("samples_per_epoch", trainer.sampler.per_epoch))
+    now = (len(trainer.sampler), trainer.sampler.per_epoch)
+    if state["position"]["step_in_epoch"] and before != now:
         raise CheckpointError(
-            f"the checkpoint stands inside an epoch of {state['steps_per_epoch']} steps, and an epoch now has "
-            f"{len(trainer.sampler)}; continue with the same data, --batch_size and number of processes"
+            f"the checkpoint stands inside an epoch of {before[0]} steps and {before[1]} samples, and an epoch now has "
+            f"{now[0]} and {now[1]}; continue with the same data, --batch_size, --samples_per_epoch and number of "
+            "processes"
         )
     _check_files(trainer, state)
+    if lacking := [name for name in trainer.model.nets if name not in state["nets"]]:
+        raise CheckpointError(
+            f"the checkpoint holds no network {', '.join(lacking)}, which the options of this command ask for; leave "
+            "out the changed flags, or begin a new run"
+        )
     try:
         for name, net in trainer.model.nets.items():
             net.load_state_dict(state["nets"][name])
@@ -78,6 +88,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         ) from error
     trainer.position = Position(**state["position"])
     trainer.loss_sum = float(state["loss_sum"])
+    trainer.loss_steps = int(state.get("loss_steps", trainer.position.step_in_epoch))  # as earlier versions counted
 
 
 def _check_files(trainer: Trainer, state: Mapping[str, Any]) -> None:

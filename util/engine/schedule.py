@@ -63,12 +63,17 @@ def make_scheduler(
         "linear": lambda done: linear_factor(done + epoch_count, n_epochs, n_epochs_decay),
         "step": lambda done: gamma ** (done // lr_decay_iters),
         # CUT's ends after n_epochs and rises again from there; without epochs of decay the two are one.
-        "cosine": lambda done: (1 + math.cos(math.pi * done / max(1, n_epochs + n_epochs_decay))) / 2,
+        "cosine": lambda done: cosine_factor(done + epoch_count, n_epochs + n_epochs_decay),
         "none": lambda done: 1.0,
     }
     if policy not in factors:
         raise ValueError(f"--lr_policy {policy}: choose one of linear, step, plateau, cosine, none")
     return LambdaLR(optimizer, factors[policy])
+
+
+def cosine_factor(epoch: int, last_epoch: int) -> float:
+    """The factor of the learning rate in epoch `epoch`, counted from 1; zero after the last."""
+    return (1 + math.cos(math.pi * min(1.0, (epoch - 1) / max(1, last_epoch)))) / 2
 
 
 def linear_factor(epoch: int, n_epochs: int, n_epochs_decay: int) -> float:
@@ -104,7 +109,9 @@ def load_scheduler(scheduler: LRScheduler, state: Mapping[str, Any], saved: Sequ
     elif "num_bad_epochs" in state:  # how far a plateau has let the rate fall is its past
         scheduler.load_state_dict({name: state[name] for name in _SEEN})
         rates = [
-            before["lr"] * (group["initial_lr"] / before.get("initial_lr", group["initial_lr"]))
+            before["lr"] * (group["initial_lr"] / first)
+            if (first := before.get("initial_lr", group["initial_lr"]))
+            else group["initial_lr"]
             for group, before in zip(groups, saved, strict=True)
         ]
     else:

@@ -76,19 +76,21 @@ def train_step(
     torch.manual_seed(seeding.key(info.seed, "torch", info.step, info.rank))
     parts = batch.parts(accumulate) if accumulate > 1 else [batch]
     work = _Work(model, optimizers, precision, len(parts), late)
-    for number, part in enumerate(parts):
-        with precision.autocast():
-            state = model.forward_train(part, info)
-        for phase in model.phases:
-            with only_trains(model.nets, phase.nets):
-                work.learn(phase, state, number, watch_gradients and part is parts[-1])
-                if len(parts) == 1:  # the phases after it see what it has learned
-                    work.update(phase)
-    if len(parts) > 1:
-        for phase in model.phases:
-            work.update(phase)
-    if work.stepped:
-        precision.scaler.update()
+    try:
+        for number, part in enumerate(parts):
+            with precision.autocast():
+                state = model.forward_train(part, info)
+            for phase in model.phases:
+                with only_trains(model.nets, phase.nets):
+                    work.learn(phase, state, number, watch_gradients and part is parts[-1])
+                    if len(parts) == 1:  # the phases after it see what it has learned
+                        work.update(phase)
+        if len(parts) > 1:
+            for phase in model.phases:
+                work.update(phase)
+    finally:
+        if work.stepped:  # also where a later phase fails: the next step begins with a scaler that knows of none
+            precision.scaler.update()
     return StepResult(work.scalars, state)
 
 

@@ -122,7 +122,7 @@ class Trainer:
         self._panel_at = (-1, -1)  # epoch and step of the newest panel
         # Of the last phase over this epoch, for --lr_policy plateau. On a GPU it stays there until somebody asks.
         self._losses: float | Tensor
-        self.loss_sum = 0.0
+        self.loss_sum, self.loss_steps = 0.0, 0  # of the epoch's steps, but for those skipped
         self._late = late
 
     @property
@@ -190,9 +190,9 @@ class Trainer:
             self.bad_images.note(batch)
             self._run_step(batch, waited)
             bar.update()
-            if self._done():
-                return True
-            if stop.agreed():
+            if self._done() and self.position.step_in_epoch < len(self.sampler):
+                return True  # else the epoch is whole, and what is due after one is
+            if not self._done() and stop.agreed():
                 return False
         return self._end_epoch(time.monotonic() - started, stop)
 
@@ -224,7 +224,7 @@ class Trainer:
         self.average.update()
         last_phase = self.model.phases[-1].name
         if last_phase in result.scalars:
-            loss = result.scalars[last_phase]
+            loss, self.loss_steps = result.scalars[last_phase], self.loss_steps + 1
             self._losses = self._losses + (loss.double() if isinstance(self._losses, Tensor) else float(loss))
         if self._late is not None:
             self._late.note(batch, at.epoch, at.step + 1, result.scalars)
@@ -261,9 +261,9 @@ class Trainer:
     def _end_epoch(self, seconds: float, stop: StopRequest) -> bool:
         """What is due after an epoch; False where `stop` asked to leave during its evaluation."""
         done, moment = self.position, self._moment(0.0, 0.0)
-        mean = torch.tensor(self.loss_sum / max(1, done.step_in_epoch), dtype=torch.float64)
+        mean = torch.tensor(self.loss_sum / max(1, self.loss_steps), dtype=torch.float64)
         loss = float(ranks.mean_over_ranks(mean.to(self.model.device, torch.float32)))
-        self.loss_sum = 0.0
+        self.loss_sum, self.loss_steps = 0.0, 0
         self.position = replace(done, epoch=done.epoch + 1, step_in_epoch=0)
         measured = self._validate(moment)
         for scheduler in self.schedulers.values():
@@ -367,7 +367,7 @@ class Trainer:
 
     def _moment(self, seconds: float, waited: float) -> Moment:
         at = self.position
-        images = at.total_iters // at.step
+        images = self.sampler.batch_size * self.sampler.world_size
         return Moment(at.epoch, at.step_in_epoch * images, at.step, at.total_iters, seconds, waited)
 
     def _tell(self) -> None:

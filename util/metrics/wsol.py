@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from util.errors import counted
 from util.metrics.base import MetricError, Scores, Value
 from util.metrics.wsol_boxes import ALL, LARGEST, Boxes, Map, resized_boxes
 from util.metrics.wsol_curves import SIGMAS, STEP, BoxCurve, Counts, Mask, PixelCurve
@@ -206,13 +207,13 @@ class Localiser:
             if pixels.true.any() or pixels.false.any():
                 total = total.and_also(_pixel_scores(pixels, self._fixed, suffix))
         if not total.values:
-            raise MetricError(f"none of {self.left_out} images has a box or a mask")
+            raise MetricError(f"none of {counted(self.left_out, 'image')} has a box or a mask")
         images, *right = self._classified.tolist()
         if images:
             more = {f"top{k}_cls": Value(100 * n / images, better="higher") for k, n in zip((1, 5), right, strict=True)}
             total = total.and_also(Scores(more))
         if self.left_out:
-            note = f"{self.left_out} images without a box or a mask left out"
+            note = f"{counted(self.left_out, 'image')} without a box or a mask left out"
             noted = {name: replace(value, note=f"{value.note}; {note}") for name, value in total.values.items()}
             total = Scores(noted, tables=total.tables)
         return total
@@ -278,8 +279,8 @@ def _box_scores(curve: BoxCurve, fixed: int, suffix: str) -> Scores:
 def _top_scores(curve: BoxCurve, which: int, name: str) -> dict[str, Value]:
     """Top-1 and top-5 localisation, each at its own best threshold."""
     version, values = name.removeprefix("MaxBoxAcc"), {}
-    for word, counted in (("top1_loc", curve.top1), ("top5_loc", curve.top5)):
-        best = (100 * counted[which] / curve.images[1]).max(1)
+    for word, right in (("top1_loc", curve.top1), ("top5_loc", curve.top5)):
+        best = (100 * right[which] / curve.images[1]).max(1)
         found = float(best.mean()) if which == ALL else float(best[SIGMAS.index(50)])
         values[word + version] = Value(found, kind=f"as {name}, where the class is right", better="higher")
         for sigma, value in zip(SIGMAS, best, strict=True):
@@ -342,7 +343,7 @@ def localisation_scores(
     for number, (one, truth) in enumerate(_same_number(maps, truths)):
         row: list[Any] = [next(column, _END) for column in columns]
         if any(cell is _END for cell in row):
-            raise MetricError(f"there are labels, rankings or predicted maps for {number} images only")
+            raise MetricError(f"there are labels, rankings or predicted maps for {counted(number, 'image')} only")
         label, ranking, other = row
         try:
             guess = None if other is None else ready(other)

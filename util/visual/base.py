@@ -129,7 +129,7 @@ GROUP_PATTERNS: Mapping[str, str] = {
     "adversarial": r"^GAN|^D(_|$)|^G_",
     "contrastive": r"^NCE",
     "cam": r"^(CAM|CLS)(_[AB])?$",
-    "reconstruction": r"^(IDT|EDGE|CYC|L1)(_[AB])?$",
+    "reconstruction": r"^(IDT|EDGE|CYC|L1|PAIR)(_[AB])?$",
     "semantics": r"^SRC?$",
     "decoder": r"^(SL|CRF|SIZE|ENT)$",
     "total": r"^[GCS]$",

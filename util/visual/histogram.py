@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Window = tuple[float, float]  # raw counts shown as 0 and 1
 
 EIGHT_BITS: Window = (0.0, 255.0)
+WITHIN = "intensity within each domain's own window (0: its low end, 1: its high end)"
 REAL = "real"
 FEATURE_BINS = 24
 
@@ -69,9 +70,12 @@ def intensity_figure(
     images: Mapping[str, Iterable[ArrayLike]],
     windows: Mapping[str, Window] | None = None,
     unit: str = "raw counts",
+    apart: bool = False,
     log: bool = False,
 ) -> Figure:
     """Densities of the intensities of several image sets over the same bins.
+
+    Counts of different windows are not of one scale: then every set is drawn within its own, from 0 to 1.
 
     The legend says, for every other set, its earth mover's distance to the one named `real`, where there is one.
 
@@ -79,12 +83,15 @@ def intensity_figure(
         images: by name, for example source, translations, real; (C, H, W) in [0, 1] each. Read once, in order.
         windows: by the same names; None: the images are taken as 8-bit grey levels.
         unit: of the windows.
+        apart: their counts mean different things also where the windows are equal, as those of 8 and 16 bits do.
         log: logarithmic density, for the few bright pixels that are the targets.
 
     Raises:
         ValueError: no images in a set.
     """
     known = windows or dict.fromkeys(images, EIGHT_BITS)
+    if windows and (apart or len({windows[name] for name in images}) > 1):
+        known, unit = dict.fromkeys(images, (0.0, 1.0)), WITHIN
     edges = intensity_edges(known[name] for name in images)
     counts = {name: intensity_counts(them, known[name], edges) for name, them in images.items()}
     figure, (axes,) = new_figure(4.6, 2.8)

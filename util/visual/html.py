@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from util.errors import counted
 from util.files import write_atomic
 from util.visual.base import Moment
 from util.visual.curves import svg_groups
@@ -97,7 +98,7 @@ def write_results_page(
     page = render(
         "results.html",
         title=title,
-        state=f"{len(rows)} rows, {datetime.now():%d %b %Y %H:%M}",
+        state=f"{counted(len(rows), 'row')}, {datetime.now():%d %b %Y %H:%M}",
         refresh=None,
         paragraphs=[part for part in re.split(r"\n\s*\n", text.strip()) if part],
         facts=facts or {},

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from util.errors import printable
+from util.errors import counted, printable
 from util.files import write_atomic
 from util.visual.embedded import PREVIEW_SIDE, data_uri, preview
 from util.visual.html import render
@@ -33,6 +33,7 @@ GROUPS: Mapping[str, str] = {
 }
 OTHERS = "Others"
 _ARROWS = {"lower": "↓", "higher": "↑"}
+_ROUNDING = 1e-6  # of a value: what float32 leaves between values that should be equal
 _SIZE = "\0 bytes"  # stands for the file's size until that is known; no text of a page holds this character
 
 
@@ -82,7 +83,7 @@ def select_images(
     if most < 2 or (scores is not None and len(scores) != count):
         raise ValueError(f"A choice needs room for 2 images and a score for each, got {most} and {count} images.")
     if count <= most:
-        return Selection(range(count), f"all {count} images")
+        return Selection(range(count), f"all {count} images" if count != 1 else "the only image")
     sign = -1 if better == "lower" else 1
     known = [(sign * score, number) for number, score in enumerate(scores or ()) if score is not None]
     worst = {number for _, number in sorted(known)[: most // 2]}
@@ -148,7 +149,7 @@ def write_report(
         columns=[f"epoch {evaluation.get('epoch', '')}".strip(), *(protocol or {})],
         groups=_groups([metrics, *(protocol or {}).values()]),
         figures=[_figure(name, content) for name, content in figures.items()],
-        chosen=chosen or f"{len(rows)} images",
+        chosen=chosen or counted(len(rows), "image"),
         preview_side=preview_side,
         annotations=printable(annotations) if any(row.annotated for row in rows) else "",
         gallery={
@@ -209,10 +210,14 @@ class _Line:
 
 
 def number_text(value: float | None, spread: float | None = None) -> str:
-    """A number with its spread: two significant digits of the spread, or four of the value; `–` for none."""
+    """A number with its spread: two significant digits of the spread, or four of the value; `–` for none.
+
+    A spread that only rounding has left, as of equal values, is none that digits could follow.
+    """
     if value is None:
         return "–"
-    size, digits = (spread, 2) if spread else (abs(value) or 1.0, 4)
+    known = spread is not None and spread > max(_ROUNDING * abs(value), 1e-8)
+    size, digits = (spread, 2) if spread and known else (abs(value) or 1.0, 4)
     decimals = min(max(digits - 1 - math.floor(math.log10(size)), 0), 8)
     return f"{value:.{decimals}f}" + (f" ± {spread:.{decimals}f}" if spread is not None else "")
 

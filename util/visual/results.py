@@ -66,6 +66,7 @@ class Results:
         self._stems: dict[Path, str] = {}
         self._taken: set[str] = set()
         self._shortened = 0
+        self._of_the_page: set[str] = set()  # kinds that no file is named after
         self._inside: set[Path] = set()  # folders that are known to lie in the results folder
         fixed = PurePosixPath(pattern).name.format(kind="k" * longest_kind, stem="")
         self._longest_stem = LONGEST_FILE - len(f"{fixed}.png")
@@ -78,6 +79,7 @@ class Results:
         pictures: Mapping[str, Stored | np.ndarray | Callable[[], np.ndarray]],
         caption: str = "",
         hidden: Collection[str] = (),
+        first: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Write one input's pictures.
 
@@ -86,6 +88,7 @@ class Results:
             pictures: by kind: pixels to store with their format, or an (H, W, 3) uint8 drawing, or what draws it.
             caption: heading of the row on the page; the file's name without one.
             hidden: kinds that are written and not shown on the page.
+            first: drawings by kind that the page alone needs, before the others: they are written beside it.
 
         Raises:
             ResultsError: the file, or a link in the results folder, leads out of that folder.
@@ -93,6 +96,11 @@ class Results:
         """
         stem = self.stem_of(file)
         cells = []
+        for kind, drawing in (first or {}).items():
+            target = self._checked(self.folder / PREVIEWS / kind / f"{stem}.png")
+            self._background.do(str(target), partial(_draw, target, drawing))
+            cells.append((kind, target.relative_to(self.folder).as_posix()))
+            self._of_the_page.add(kind)
         for kind, picture in pictures.items():
             target = self._checked(self.path(kind, stem))
             if isinstance(picture, tuple):
@@ -191,7 +199,9 @@ class Results:
 
         They stay: what lies there may have been put there by somebody. The page does not show them.
         """
-        kinds = sorted({re.escape(kind) for row in self._rows for kind, _ in row.cells})
+        kinds = sorted(
+            {re.escape(kind) for row in self._rows for kind, _ in row.cells if kind not in self._of_the_page}
+        )
         pattern = re.escape(self._pattern).replace(r"\{kind\}", f"(?:{'|'.join(kinds)})")
         shape, known = re.compile(pattern.replace(r"\{stem\}", "(?P<stem>.+)")), set(self._stems.values())
         found = 0
