@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     methods = read_methods(wanted.checkpoints_dir, wanted.runs, wanted.group, wanted.phase)
     comparison = Comparison(methods, wanted.epoch, wanted.metrics, wanted.baseline, wanted.best_by)
+    for text in comparison.warnings:  # also on the console where the report, which holds them, goes into a file
+        print(f"WARNING: {text}", file=sys.stderr)
     publish(render(report_of(comparison), wanted.format), wanted.output)
     return 0
 

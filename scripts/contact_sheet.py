@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError(f"{printable(taken.pop())}=...: that name is taken by a column; choose another one")
     folders = PictureFolders(methods, shown_beside, wanted.window)
     rows, stems = sheet(folders, [*shown_beside, *methods], wanted.images)
-    for file in save_figure(montage(rows, stems if wanted.names else None), wanted.output.with_suffix("")):
+    for file in save_figure(montage(rows, stems if wanted.names else None), _without_suffix(wanted.output)):
         print(file)
     return 0
 
@@ -87,6 +87,11 @@ def _translations(folder: Path) -> Path:
 
 def _input_beside(folders: Sequence[Path]) -> Path | None:
     return next((folder / OF_RESULTS["input"] for folder in folders if (folder / OF_RESULTS["input"]).is_dir()), None)
+
+
+def _without_suffix(path: Path) -> Path:
+    """`a_0.5` as it is: what follows its dot is no kind of file."""
+    return path.with_suffix("") if path.suffix.lower() in (".png", ".pdf") else path
 
 
 def _positive(text: str) -> int:

@@ -26,18 +26,20 @@ from scripts.reproducing import plan
 from scripts.reproducing.listing import arms_of, describe
 from util.errors import exit_code
 
+OF_BUDGET = {"iterations": "steps of a run", "size": "pixels", "ngf": "channels", "train": "images"}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="reproduce.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--suite", choices=tuple(plan.SUITES), help="data")
     parser.add_argument("--stage", choices=("screen", "confirm"), default="screen", help="(%(default)s)")
     parser.add_argument("--arms", default="", help="all (screen), short, or names; confirm: what the screen chose")
-    parser.add_argument("--seeds", type=int, default=0, help="trainings of each arm (2 in the screen, else 6)")
+    parser.add_argument("--seeds", type=int, help="trainings of each arm (2 in the screen, else 6)")
     parser.add_argument("--dataroot", type=Path, help="folder of a suite that is not generated")
     parser.add_argument("--out", type=Path, default=Path("results/reproduce"), help="of everything (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (%(default)s)")
     parser.add_argument("--budget", choices=tuple(plan.BUDGETS), default="cpu", help="(%(default)s)")
-    for name, what in (("iterations", "steps of a run"), ("size", "pixels"), ("ngf", "channels"), ("train", "images")):
+    for name, what in OF_BUDGET.items():
         parser.add_argument(f"--{name}", type=int, help=f"{what}, in place of the budget's")
     parser.add_argument("--flags", default="", help="more flags of train.py, in one pair of quotes")
     parser.add_argument("--list", action="store_true", help="print the plan, and what it costs; run nothing")
@@ -51,8 +53,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     wanted = _parser().parse_args(argv)
-    given = {n: v for n in ("iterations", "size", "ngf", "train") if (v := getattr(wanted, n)) is not None}
+    for name in ("jobs", *OF_BUDGET):
+        if (value := getattr(wanted, name)) is not None and value < 1:
+            raise OptionError(f"--{name} {value}: give a whole number of at least 1")
+    given = {name: value for name in OF_BUDGET if (value := getattr(wanted, name)) is not None}
     budget = replace(plan.BUDGETS[wanted.budget], **given)
+    usual = 2 if wanted.stage == "screen" else 6
+    seeds = plan.seeds_of(wanted.stage, usual if wanted.seeds is None else wanted.seeds)
     if wanted.list:
         print(describe(budget))
         return 0
@@ -66,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from scripts.reproducing.bench import Stage, finish_all, threads_of
     from scripts.reproducing.launching import Quiet
 
-    seeds = plan.seeds_of(wanted.stage, wanted.seeds or (2 if wanted.stage == "screen" else 6))
     arms = arms_of(wanted.arms, wanted.stage, wanted.out)
     root = wanted.dataroot.absolute() if wanted.dataroot else None
     place = (wanted.out.absolute(), wanted.suite, wanted.stage)

@@ -92,7 +92,7 @@ def test_a_grid_without_epochs_is_of_all_that_were_exported(home: Path) -> None:
     outcome = explain(home, "grid", "--grid", "--num_test", 1, "--class_idx", 3)
     assert outcome.status == 0, outcome.err
     assert {path.name for path in (home / "grid/run").iterdir()} == {"1", "2", "epochs"}
-    assert "1 images by 2 epochs" in outcome.out
+    assert "1 image by 2 epochs" in outcome.out
     assert "Explained is class 3." in (home / "grid/run/epochs/index.html").read_text()
 
 

@@ -65,6 +65,14 @@ def test_plain_folders_and_references(results: Path) -> None:
     assert blocks(sheet) == [[180, 120]]
 
 
+@pytest.mark.parametrize(
+    ("given", "name"), [("a_0.5", "a_0.5"), ("a.png", "a"), ("a.pdf", "a"), ("a.PNG", "a"), ("a", "a")]
+)
+def test_only_a_kind_of_file_is_taken_from_the_name(given: str, name: str, results: Path) -> None:
+    main([f"A={results / 'one'}", "--images", "1", "--output", str(results / given)])
+    assert {file.name for file in results.glob("a*")} == {f"{name}.png", f"{name}.pdf"}
+
+
 def test_mistakes_are_named(results: Path) -> None:
     out = ["--output", str(results / "sheet.png")]
     one = f"A={results / 'one'}"

@@ -372,9 +372,11 @@ def test_cam_infer_writes_exactly_the_files_promised(explained: Path) -> None:
     stems = [name.removesuffix(".png") for name in SIZES]
     promised = {f"{stem}_{kind}.png" for stem in stems for kind in KINDS}
     promised |= {f"{stem}_{kind}.npy" for stem in stems for kind in ("cam_input", "cam_output")}
-    promised |= {"cams.csv", "index.html"}
+    promised |= {"cams.csv", "index.html", *(f"page/input/{stem}.png" for stem in stems)}
     written = {path.relative_to(explained).as_posix() for path in explained.rglob("*") if path.is_file()}
     assert written == promised
+    page = (explained / "index.html").read_text()
+    assert 0 < page.index(f"page/input/{stems[0]}.png") < page.index(f"{stems[0]}_fake.png")
     for stem, size in zip(stems, SIZES.values(), strict=True):
         for kind in KINDS:
             assert read(explained / f"{stem}_{kind}.png").shape == (*size, 3)

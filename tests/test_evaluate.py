@@ -69,11 +69,12 @@ def test_everything_that_can_be_measured_is(
     said = capsys.readouterr().out
     found = read(run, "test_2.json")
     metrics = found["metrics"]
-    named = {"fid", "kid", "isc", "precision", "density", "coverage", "ssim", "ssim_input", "psnr", "cc", "flip_rate"}
+    named = {"fid", "kid", "precision", "density", "coverage", "ssim", "ssim_input", "psnr", "cc", "flip_rate"}
     named |= {"acc_fake_real_judge", "acc_train_fake", "acc_train_real", "CAM_corr_gain", "CAM_energy", "box_area"}
     named |= {"CAM_pointing_random", "deletion", "insertion_random", "CAM_corr_random_head"}
     assert {name for name in named if metrics[name]["value"] is None} == set()
     assert "at least 176 pixels" in metrics["ms_ssim"]["note"]
+    assert "too few images (16), at least 100 are needed" in metrics["isc"]["note"]
     assert "alexnet" in metrics["lpips"]["note"]
     assert "needs a segmenter (--segmenter" in metrics["segmentation"]["note"]
     assert metrics["box_area"]["value"] == pytest.approx(400 / (40 * 44))

@@ -195,7 +195,7 @@ def test_terminal_and_markdown(home: Path, monkeypatch: pytest.MonkeyPatch, caps
         assert explainers_table.main() == 0
         printed = capsys.readouterr().out
         assert sign in printed
-        assert "judge, latest: classifier at the layer trunk, 1 images" in printed
+        assert "judge, latest: classifier at the layer trunk, 1 image" in printed
 
 
 # --- who makes maps

@@ -24,6 +24,7 @@ from util.visual.results import LONGEST_FILE, Results, ResultsError
 
 DRAWING = np.full((3, 4, 3), 9, np.uint8)
 KINDS = ("fake", "cam_input", "cam_output", "overlay_input", "overlay_output")
+SHOWN = len(KINDS) + 1  # and the input, on the page
 LINUX_ALONE = pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes on Linux alone")
 
 
@@ -240,7 +241,7 @@ def test_odd_names_are_names(home: Path, script: str) -> None:
     write_images(home / "odd", *ODD, b"Ger\xe4t.png")
     folder = use(script, home)
     sources = [unquote(source) for source in page_of(folder).sources]
-    assert len(sources) == len(set(sources)) == (len(ODD) + 1) * (2 if script == "test" else len(KINDS))
+    assert len(sources) == len(set(sources)) == (len(ODD) + 1) * (2 if script == "test" else SHOWN)
     assert all((folder / source).is_file() for source in sources)
     if script == "cam_infer":
         with (folder / "cams.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
@@ -294,7 +295,7 @@ def test_the_longest_names_are_cut_and_the_page_says_so(home: Path, letter: str)
     folder = use("cam_infer", home, "--save_raw")
     page = page_of(folder)
     assert all((folder / unquote(source)).is_file() for source in page.sources)
-    assert len({*page.sources}) == 3 * len(KINDS)
+    assert len({*page.sources}) == 3 * SHOWN
     assert "2 names are too long for files made from them" in page.text
     assert len(list(folder.rglob("*.npy"))) == 6
     with (folder / "cams.csv").open(newline="", encoding="utf-8") as stream:

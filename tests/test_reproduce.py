@@ -62,6 +62,8 @@ def test_colour_suites_have_three_channels() -> None:
 def test_the_plan_is_consistent() -> None:
     assert {number for arm in ARMS.values() for number in arm.questions} == set(QUESTIONS)
     assert all(arm.against in ARMS for arm in ARMS.values())
+    for arm in ARMS.values():  # the same seconds
+        assert arm.iterations == 1 or 0.9 < arm.iterations * arm.cost < 1.1
     assert set(plan.SHORT) <= set(ARMS)
     assert set(plan.VERDICT_SUITES) <= {name for name, suite in SUITES.items() if suite.labelled}
     assert {item.metric for item in OUTCOMES if item.role == plan.PRIMARY} == {"flip_rate", "acc_train_fake"}
@@ -75,7 +77,7 @@ def test_the_plan_is_consistent() -> None:
     ("wanted", "stage", "message"),
     [
         ("cut,cute", "screen", "--arms cute: choose of"),
-        ("cls", "screen", "needs cut too"),
+        (" , ", "screen", "--arms ,: choose of"),
         ("", "confirm", "choice.json"),
     ],
 )
@@ -86,6 +88,7 @@ def test_arms_that_cannot_be_are_refused(wanted: str, stage: str, message: str, 
 
 def test_arms_by_name_start_with_cut(tmp_path: Path) -> None:
     assert arms_of("cls,cut,cls", "confirm", tmp_path) == ("cut", "cls")
+    assert arms_of(" cls, ,cls_5,", "screen", tmp_path) == ("cut", "cls", "cls_5")
     assert arms_of("short", "screen", tmp_path) == plan.SHORT
     (tmp_path / "choice.json").write_text('{"arm": "cls_5"}')
     assert arms_of("", "confirm", tmp_path) == ("cut", plan.DEFAULT, "cls_5")
@@ -309,22 +312,27 @@ def test_a_training_that_was_stopped_is_not_measured(tmp_path: Path) -> None:
         Run(tmp_path, "cut_s1", [], [], 3).finish(stop)
 
 
-def test_a_teacher_that_was_stopped_teaches_nobody(chips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", bench.TEACHERS)
+def test_a_teacher_that_was_stopped_teaches_nobody(name: str, chips: Path, tmp_path: Path) -> None:
     """A training that SIGTERM ends has status 0 and leaves its latest weights."""
-    stage, started = Stage(tmp_path, "sar", "confirm", TINY, ("cut", "teacher"), (1,), chips), list[list[str]]()
+    arms = ("cut", name)
+    stage, started = Stage(tmp_path, "sar", "confirm", TINY, arms, (1,), chips), list[list[str]]()
 
     def start(script: str, *arguments: object) -> None:
         started.append([script, *map(str, arguments)])
-        folder = stage.runs / bench.TEACHER_RUN
+        folder = stage.runs / name
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("latest_state.pt", "latest_net_C.pth", *(["1_net_C.pth"] if len(started) == 2 else [])):
-            (folder / name).touch()
+        for file in ("latest_state.pt", "latest_net_C.pth", *(["1_net_C.pth"] if len(started) == 2 else [])):
+            (folder / file).touch()
 
-    with pytest.raises(UserError, match="teacher: the training was stopped; the same command goes on"):
+    with pytest.raises(UserError, match=f"{name}: the training was stopped; the same command goes on"):
         stage.begin(start)
     for _ in range(2):
         stage.begin(start)
     assert ["--continue_train" in words for words in started] == [False, True]
+    assert all(("--cls_augment" in words) == (name == "teacher_augmented") for words in started)
+    (flags,) = {tuple(stage.train_flags(ARMS[arm], 1)) for arm in arms if arm != "cut"}
+    assert dict(pairwise(flags))["--classifier_run"] == name
     assert all(dict(pairwise(words))["--save_epoch_freq"] == "1" for words in started), "the last epoch is exported"
 
 
@@ -344,7 +352,8 @@ def test_judges_follow_their_own_flags(tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     run = train_options(["--dataroot", "d", "--name", "r", "--checkpoints_dir", str(tmp_path), "--seed", "5"])
     asked = replace(Evaluation(), judge_epochs=3, judge_seed=11)
-    for wanted, expected in ((Evaluation(), (5, 25)), (asked, (11, 3))):
+    of_the_run = replace(Evaluation(), judge_seed=-1)
+    for wanted, expected in ((Evaluation(), (0, 25)), (of_the_run, (5, 25)), (asked, (11, 3))):
         judges = Judges(replace(run, extra=(wanted,)), 3, {}, "cpu")  # type: ignore[arg-type]
         options = judges._options
         assert (options.experiment.seed, options.schedule.last_epoch) == expected

@@ -185,7 +185,7 @@ def test_what_was_compared(home: Path) -> None:
     assert "run/latest/05_tif_fake.png" in files["looked"]
     err = (home / "2" / "broken" / "0.err").read_text()
     assert (err.count("error: "), err.count("05.png")) == (1, 1)
-    assert "real_B is left out for 1 images" in (home / "2" / "test" / "0.out").read_text()
+    assert "real_B is left out for 1 image," in (home / "2" / "test" / "0.out").read_text()
 
 
 def test_an_evaluation_translates_in_batches_what_it_translates_one_by_one(

@@ -52,8 +52,11 @@ CHOICES: dict[str, Flags] = {
     "monce": Flags("--model cut --nce_weighting monce"),
     "hdce": Flags("--model cut --nce_weighting hdce"),
     "src": Flags("--model cut --extra_losses src"),
+    "pair": Flags("--model cut --dataset_mode aligned --extra_losses pair"),
+    "pair_nce": Flags("--model cut --dataset_mode aligned --extra_losses pair --pair_mode nce"),
     "entropy": Flags("--model cut --nce_query entropy"),
     "cutcam_cam": Flags("--model cutcam --nce_query cam"),
+    "cls_augment": Flags("--model cutcam --cls_augment color,blur,noise"),
 }
 
 

@@ -7,6 +7,7 @@ runs, to be read on an idle machine.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -157,7 +158,8 @@ def count(subject: Subject) -> Costs:
     """Count a subject's steps."""
     if subject.name != "cutcam":
         return Costs(subject.cost(partial(subject.step, 1)))
-    capped = subject.cost(partial(subject.step, 0))  # a first step, and step 0 of every cycle, measure the cap
+    begun = itertools.count(0, CAP_EVERY)  # the first step of every cycle measures the cap
+    capped = subject.cost(lambda: subject.step(next(begun)))
     plain = subject.cost(partial(subject.step, 1))
     state = subject.train_step(1).state
     assert isinstance(state, CutState)

@@ -13,7 +13,7 @@ from options.schema import OptionError
 from scripts.comparing.runs import Method, Run
 from scripts.comparing.sampling import Sampling, sampling_of
 from util.errors import printable
-from util.evaluations import RULES, Evaluation, check_comparable, choose, criterion, mean_value
+from util.evaluations import RULES, Evaluation, check_comparable, choose, criterion, different_networks, mean_value
 from util.metrics.base import Value
 from util.registry import did_you_mean
 from util.statistics import (
@@ -104,6 +104,7 @@ class Comparison:
     Attributes:
         rules: those that can be told apart here; `rule` alone where it is an epoch.
         chosen: by run, the evaluations whose mean counts.
+        warnings: what its numbers differ by beside the methods.
 
     Raises:
         EvaluationError: evaluations are missing, or were made on different images or features.
@@ -124,6 +125,7 @@ class Comparison:
         considered = list(chain.from_iterable(used))
         self.metrics = _metrics_of(considered, metrics)
         check_comparable(considered, self.metrics)
+        self.warnings = different_networks(considered, self.metrics)
         self.by = by or (criterion(considered) if rule in RULES else None)
         if rule == "best" and self.by is None:
             raise OptionError("--epoch best: no metric with a direction has a value in every evaluation; use last")

@@ -101,7 +101,8 @@ def _rules(comparison: Comparison) -> Table:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    notes = [_rule_note(comparison)]
+    notes = [f"WARNING: {text}." for text in comparison.warnings]
+    notes.append(_rule_note(comparison))
     notes += [_seeds_note(method, comparison) for method in comparison.methods]
     if len(comparison.methods) > 1:
         notes.append("*, or bold: the best value of its column, which a difference by chance may also be.")

@@ -22,6 +22,7 @@ from data.checkup import (
 )
 from data.domain import LABELS_FILE, FolderOptions, labels_for, open_domain, preprocess_from
 from data.images import DomainFormat, ImageError, image_size, read_raw
+from data.labels import without_images
 from data.shapes import about_stretched, ragged
 from data.transforms import RESIZERS
 from models import MODELS
@@ -207,10 +208,31 @@ def _geometry(report: Report, run: RunOptions, seen: Mapping[str, Seen], advice:
     if least < min(run.data.crop_size) and words.startswith("crop"):
         text = f"the smallest image has a side of {least} pixels, and --crop_size is {run.data.crop_size[0]}"
         report.fault("data", text, f"--crop_size {max(16, least // 4 * 4)}")
-    elif least * 2 < min(run.data.load_size) and set(words.split("_and_")) & set(RESIZERS):
-        text = f"images of {least} pixels would be enlarged to {run.data.load_size[0]}"
-        size = max(16, least // 4 * 4)
-        report.warn("data", text, f"--load_size {size} --crop_size {size} costs less and loses nothing")
+    elif set(words.split("_and_")) & set(RESIZERS):
+        _enlarged(report, run, seen, advice)
+
+
+def _enlarged(report: Report, run: RunOptions, seen: Mapping[str, Seen], advice: Advice) -> None:
+    """Warn where most images would be made much larger: by the median, as one small image says little."""
+    counted = Counter[tuple[int, int]]()
+    for one in seen.values():
+        counted.update(one.sizes)
+    sides = sorted(min(size) for size in counted.elements())
+    median = sides[len(sides) // 2]
+    if median * 2 >= min(run.data.load_size):
+        return
+    size = max(16, math.ceil(median / 4) * 4)
+    # A square of the whole image has to hold its longer side.
+    of_short_side = (advice.flags.get("preprocess") or run.data.preprocess).startswith("scale_shortside")
+    largest = max(map(min if of_short_side else max, counted))
+    costs = "costs less and loses nothing" if largest <= size else f"costs less; images up to {largest} lose detail"
+    text = f"images of {median} pixels (the median side) would be enlarged to {run.data.load_size[0]}"
+    sizes = f"--load_size {size} --crop_size {size}"
+    if {"load_size", "crop_size"} & run.given:
+        report.warn("data", text, f"{sizes} {costs}")
+    else:
+        report.warn("data", text, f"{sizes}, as the command below has it, {costs}")
+        advice.flags.update(load_size=str(size), crop_size=str(size))
 
 
 def _one_size(report: Report, run: RunOptions, seen: Mapping[str, Seen]) -> None:
@@ -300,6 +322,8 @@ def _histogram(
         advice.flags["num_classes"] = str(needed)
     elif asked < needed:
         report.fault("labels", f"--num_classes {asked} and a label_id of {max(known)}", f"--num_classes {needed}")
+    elif asked > needed and (unseen := without_images(labels, asked)):
+        report.warn("labels", *unseen)
     unused = sorted(set(range(needed)) - set(counts))
     if unused:
         text = f"no image has the label_id {', '.join(map(str, unused[:SHOWN]))}"

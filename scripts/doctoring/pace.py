@@ -58,7 +58,8 @@ def measure(run: RunOptions, device: torch.device, steps: int, quiet: bool = Fal
     dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple)
     model.check_data(dataset.labels)
     model.train()
-    sampler = GlobalBatchSampler(len(dataset), run.data.batch_size * run.optim.accumulate, run.experiment.seed)
+    size, seed = run.data.batch_size * run.optim.accumulate, run.experiment.seed
+    sampler = GlobalBatchSampler(len(dataset), size, seed, per_epoch=run.data.samples_per_epoch)
     optimizers, precision = optimizers_from(run, model), Precision(run.optim.amp, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -92,6 +92,7 @@ def _figures(bench: Bench, material: Material, record: Mapping[str, Any]) -> dic
     found["Intensities"] = intensity_figure(
         {name: map(images.read, range(len(images))) for name, images in sets.items()},
         known if len(known) == len(sets) else None,
+        apart=bench.split.source.depth != bench.split.target.depth,
     )
     if material.features is not None and material.real is not None:
         features = {name: material.features(images)[0].numpy() for name, images in sets.items()}

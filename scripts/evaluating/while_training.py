@@ -68,6 +68,7 @@ class EpochEvaluation:
             "num_test": log.eval_num,
             "gpu_ids": run.runtime.gpu_ids,
             "results_dir": run.folder / FOLDER / "images",
+            "on_bad_image": run.data.on_bad_image,
             "report_images": GALLERY,
             "metrics" if log.eval_metrics else "skip_metrics": ",".join(log.eval_metrics or LONGEST),
         }

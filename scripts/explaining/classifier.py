@@ -22,6 +22,7 @@ from scripts.explaining.inputs import Input, Inputs, choose_inputs, say_one_by_o
 from scripts.explaining.maps import MapMaker, View, choose_classes, class_target, ranking_of
 from scripts.explaining.written import Explained, Writer
 from util.engine.inference import to_network
+from util.errors import counted
 
 
 def explain_classifier(run: RunOptions, device: torch.device) -> Path:
@@ -133,9 +134,10 @@ class Tally:
     def line(self) -> str:
         """For the console."""
         if not self.labelled:
-            return f"{self.images} images explained"
+            return f"{counted(self.images, 'image')} explained"
         share = percent(self.right / self.labelled)
-        return f"{self.images} images explained, {self.right} of {self.labelled} with a label named rightly ({share})"
+        right = f"{self.right} of {self.labelled} with a label named rightly ({share})"
+        return f"{counted(self.images, 'image')} explained, {right}"
 
 
 def caption(source: Input) -> str:

@@ -35,7 +35,7 @@ from scripts.explaining.maps import ranking_of
 from scripts.explaining.sizes import say_sizes
 from scripts.explaining.written import MANIFEST
 from util.engine.inference import noise_key, translate_image
-from util.errors import printable
+from util.errors import counted, printable
 from util.files import write_atomic
 from util.metrics.base import MetricError, Scores
 from util.metrics.wsol import FIXED, SIDE, Localiser, Truth
@@ -61,6 +61,7 @@ _LEGEND = (
 # What chooses among explainers, by the name of the option, as its flag.
 NOT_HERE = {
     **{name: name for name in ("explain", "layer", "layers", "top_k", "score", "normalize", "patches", "grid")},
+    "method_settings": "method_settings",
     "explain_with": "cam_method",
 }
 
@@ -125,7 +126,7 @@ def map_split(run: RunOptions, device: torch.device, fcam: str | None = None) ->
     write_list(results.folder, inputs.bad)
     page = book.close(f"{run.experiment.name}, {run.experiment.epoch}: maps by {mapper.name}")
     left_out = f", {len(inputs.bad)} skipped" if inputs.bad else ""
-    print(f"{book.count} images mapped{left_out}; table: {results.folder / 'maps.csv'}; page: {page}")
+    print(f"{counted(book.count, 'image')} mapped{left_out}; table: {results.folder / 'maps.csv'}; page: {page}")
     return page
 
 

@@ -24,6 +24,7 @@ from scripts.explaining.maps import MapMaker, View, choose_classes, class_target
 from scripts.explaining.sizes import SizeNote
 from scripts.explaining.written import Explained, Writer
 from util.engine.inference import drawing, noise_key, to_image, to_network
+from util.errors import counted
 
 # What figures call the thing explained where it is no class.
 EXPLAINED = {"discriminator": "what looks fake", "distance": "difference to input"}
@@ -63,7 +64,7 @@ def explain_generator(run: RunOptions, device: torch.device) -> Path:
     title = f"{run.experiment.name}, {run.experiment.epoch}: what the {what} looks at"
     page = writer.close(title, say_left_out(asked.maker), {"images": count})
     write_list(folder, inputs.bad)
-    print(f"{count} images explained; page: {page}")
+    print(f"{counted(count, 'image')} explained; page: {page}")
     return page
 
 

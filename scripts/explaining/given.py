@@ -14,7 +14,7 @@ import torch
 from data.bad_images import write_list
 from data.base import Sample
 from data.domain import check_classes, load_formats, target_format
-from data.images import DomainFormat
+from data.images import DomainFormat, unit_to_uint8
 from data.single_dataset import WholeImage
 from models import load_trained
 from models.base import Model
@@ -27,7 +27,7 @@ from scripts.explaining.translation import drawings, explain_group, translate_gr
 from scripts.explaining.video import explain_video, is_video, translate_video
 from util.engine.build import Pace, choose_device, pace, progress
 from util.engine.inference import by_size
-from util.errors import printable
+from util.errors import counted, printable
 from util.visual.cam_table import CamTable
 from util.visual.results import Results
 
@@ -77,7 +77,7 @@ def translate_given(run: RunOptions) -> int:
         for whole, fake in _worked_on(inputs, run, model, partial(translate_group, model, run, speed.amp), speed)
     ]
     write_list(folder, inputs.bad)
-    print(f"{_pictures(len(files))} translated: {files[0] if len(files) == 1 else folder}")
+    print(f"{counted(len(files), 'picture')} translated: {files[0] if len(files) == 1 else folder}")
     return 0
 
 
@@ -106,7 +106,9 @@ def explain_given(run: RunOptions, device: torch.device, below: str = "") -> Non
     explain = partial(explain_group, model, run, speed.amp)
     for whole, (fake, seen) in _worked_on(inputs, run, model, explain, speed):
         caption = table.add(whole.file, whole.sample.label_A, seen)
-        results.add(whole.file, {"fake": (fake, target), **drawings(whole, fake, seen, look)}, printable(caption))
+        shown = {"input": unit_to_uint8(whole.image)}
+        drawn: dict[str, Any] = {"fake": (fake, target), **drawings(whole, fake, seen, look)}
+        results.add(whole.file, drawn, printable(caption), first=shown)
         if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
             results.add_array(whole.file, "cam_input", seen.cam[0].numpy())
             results.add_array(whole.file, "cam_output", seen.cam_fake[0].numpy())
@@ -114,7 +116,7 @@ def explain_given(run: RunOptions, device: torch.device, below: str = "") -> Non
     table.write(results.folder / "cams.csv")
     write_list(folder, inputs.bad)
     page = results.write_page(f"{run.experiment.name}, {run.experiment.epoch}: what the generator looks at")
-    print(f"{_pictures(count)} translated and explained; table: {folder / 'cams.csv'}; page: {page}")
+    print(f"{counted(count, 'picture')} translated and explained; table: {folder / 'cams.csv'}; page: {page}")
 
 
 def target_of(run: RunOptions, source: DomainFormat) -> DomainFormat:
@@ -166,7 +168,3 @@ def _whole(inputs: Inputs) -> Iterator[WholeImage]:
     for number, one in enumerate(inputs):
         sample = Sample(one.sample, None, one.file.as_posix(), "", one.label, number, number)
         yield WholeImage(one.image, sample, one.file, number)
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data.single_dataset import WholeImage
 from options.groups import Explanation, Inference
 from options.parse import RunOptions, extra
+from util.errors import counted
 from util.files import check_writable, write_atomic
 from util.sharing import in_order
 from util.visual.embedded import data_uri
@@ -98,7 +99,7 @@ class EpochGrids:
         content = render(
             "results.html",
             title=f"{self._name}: what the generator looks at, by epoch",
-            state=f"{len(names)} images, epochs {', '.join(self._epochs)}",
+            state=f"{counted(len(names), 'image')}, epochs {', '.join(self._epochs)}",
             refresh=None,
             paragraphs=[self._explained, _SCALE],
             facts={},
@@ -106,7 +107,7 @@ class EpochGrids:
             curves="",
         )
         write_atomic(page, content)
-        print(f"{len(names)} images by {len(self._epochs)} epochs: {self.folder}; page: {page}")
+        print(f"{counted(len(names), 'image')} by {len(self._epochs)} epochs: {self.folder}; page: {page}")
         return page
 
 

@@ -27,7 +27,7 @@ from options.groups import Explanation, Given, Inference
 from options.parse import RunOptions, extra
 from options.schema import OptionError, shorten
 from scripts.explaining.video import is_video
-from util.errors import printable
+from util.errors import counted, printable
 from util.seeding import generator
 
 
@@ -151,12 +151,17 @@ def numbers_asked(run: RunOptions, count: int, split_flag: str = "--phase") -> S
     look, wanted = extra(run, Explanation), extra(run, Inference)
     if look.random:
         if look.random > count:
-            print(f"--random {look.random}: --phase {wanted.phase} has {count} images; all are taken", file=sys.stderr)
+            print(
+                f"--random {look.random}: --phase {wanted.phase} has {counted(count, 'image')}; all are taken",
+                file=sys.stderr,
+            )
         return drawn(count, look.random, run.experiment.seed)
     if look.index is None:
         return range(min(count, wanted.num_test))
     if look.index >= count:
-        raise OptionError(f"--index {look.index}: {split_flag} {wanted.phase} has {count} images, 0 to {count - 1}")
+        raise OptionError(
+            f"--index {look.index}: {split_flag} {wanted.phase} has {counted(count, 'image')}, 0 to {count - 1}"
+        )
     return [look.index]
 
 

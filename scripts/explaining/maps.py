@@ -19,6 +19,7 @@ from models.cam.layers import find_layer
 from models.cam.targets import ClassTarget, LogProbability, Margin, Target
 from options.groups import Explanation
 from options.schema import OptionError
+from scripts.explaining.settings import explainers
 
 ALL = "all"
 DEFAULT = "gradcam"
@@ -81,7 +82,7 @@ class MapMaker:
         layer: of --layer auto.
 
     Raises:
-        UserError: a method that there is not.
+        UserError: a method that there is not, or a setting that it has not.
     """
 
     def __init__(self, net: nn.Module, look: Explanation, layer: str) -> None:
@@ -90,7 +91,9 @@ class MapMaker:
         asked = list(dict.fromkeys(look.explain_with)) or [DEFAULT]
         self._every = ALL in asked
         self.methods = EXPLAINERS.names() if self._every else asked
-        self._kinds = {name: EXPLAINERS.get(name) for name in self.methods}
+        given = explainers(self.methods, look.method_settings)
+        # Settings are of the methods asked for; what their figures show beside them is as it always is.
+        self._explainers = {**explainers(_with_companions(self.methods), ()), **given}
         self.left_out: dict[str, str] = {}  # methods of `all` that do not apply, with the reason
         self.left_out_at: dict[str, list[str]] = {}  # methods and the layers compared that they do not apply to
         self._layer: nn.Module | None = None
@@ -102,8 +105,7 @@ class MapMaker:
         Raises:
             ExplainError: a method or layer does not apply to the network.
         """
-        more = [other for method in self.methods for other in COMPANIONS.get(method, ())]
-        names = list(dict.fromkeys([*self.methods, *more]))
+        names = _with_companions(self.methods)
         self._find_layers(view, names)
         found = self._tried(view, names, target) if self._every else self._wanted(view, names, target)
         return {name: self._on_image(view, result) for name, result in found.items()}
@@ -116,7 +118,7 @@ class MapMaker:
         Raises:
             ExplainError: the only method does not apply to a layer.
         """
-        names = [name for name in self.methods if self._kinds[name].needs_layer]
+        names = [name for name in self.methods if self._explainers[name].needs_layer]
         grids: dict[str, list[Map]] = {name: [] for name in names}
         for where, module in self._layers:
             for name in names:
@@ -185,7 +187,8 @@ class MapMaker:
         self, view: View, names: Sequence[str], target: Target, layer: nn.Module | None
     ) -> dict[str, CamResult]:
         where = self._layer_spec if layer is None else layer
-        return explain(self._net, view.batch, names, targets=target, layer=where, normalize="none")
+        methods = {name: self._explainers[name] for name in names}
+        return explain(self._net, view.batch, methods, targets=target, layer=where, normalize="none")
 
     def _on_image(self, view: View, result: CamResult) -> list[Map]:
         """One result of a batch of one, without padding, at the file's size."""
@@ -208,6 +211,12 @@ class MapMaker:
             )
             for rank in range(len(raws))
         ]
+
+
+def _with_companions(methods: Sequence[str]) -> list[str]:
+    """The methods, and those that their figures show too."""
+    more = [other for method in methods for other in COMPANIONS.get(method, ())]
+    return list(dict.fromkeys([*methods, *more]))
 
 
 def class_target(look: Explanation, classes: Sequence[int]) -> ClassTarget:

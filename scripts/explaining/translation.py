@@ -66,12 +66,13 @@ def explain_split(run: RunOptions, device: torch.device, watch: Watch | None = N
             caption = table.add(whole.file, whole.sample.label_A, seen)
             translation: Stored = (fake, dataset.target)
             drawn = drawings(whole, fake, seen, look)
-            results.add(whole.file, {"fake": translation, **drawn}, printable(caption))
+            shown = {"input": unit_to_uint8(whole.image)}
+            results.add(whole.file, {"fake": translation, **drawn}, printable(caption), first=shown)
             if look.save_raw:  # float32 (h, w), not normalised, at cam_layer's resolution
                 results.add_array(whole.file, "cam_input", seen.cam[0].numpy())
                 results.add_array(whole.file, "cam_output", seen.cam_fake[0].numpy())
             if watch is not None:
-                plain = {"input": unit_to_uint8(whole.image), "fake": unit_to_uint8(fake)}
+                plain = {**shown, "fake": unit_to_uint8(fake)}
                 watch(whole, plain | {kind: draw() for kind, draw in drawn.items()}, len(dataset))
             done.append(whole.sample.file_A)
 

@@ -101,6 +101,7 @@ class Writer:
             **self._about,
             "normalisation": self.look.normalize,
             "score": score_of(self.look),
+            "method_settings": list(self.look.method_settings),
             "colormap": self.look.colormap,
             "overlay_strength": self.look.overlay_strength,
             "classes": {str(number): name for number, name in sorted(self._names.items())},
@@ -109,7 +110,9 @@ class Writer:
         }
         content = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=True)
         write_atomic(self.results.folder / MANIFEST, content.encode())
-        return self.results.write_page(title, text)
+        settings = f"Settings: {', '.join(map(printable, self.look.method_settings))}"
+        parts = [settings if self.look.method_settings else "", text]
+        return self.results.write_page(title, "\n\n".join(part for part in parts if part))
 
     # --- one picture
 

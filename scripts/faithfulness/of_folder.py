@@ -25,7 +25,7 @@ from scripts.faithfulness.measures import Row, Where, faithful, rows_of, score_o
 from scripts.faithfulness.report import Method, report, where_note
 from scripts.faithfulness.saved import Saved, find_maps
 from util.engine.build import choose_device
-from util.errors import printable
+from util.errors import counted, printable
 from util.metrics.localisation import THRESHOLD
 from util.metrics.wsol import FIXED, SIDE, STEP
 from util.visual.progress import with_bar
@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     )
     facts = {"maps": str(wanted.maps), "classifier": wanted.classifier, "seed": wanted.seed}
     facts["files"] = [file.as_posix() for file in files]
-    title = f"{printable(wanted.maps)}: {len(maps)} maps of {len(files)} images"
+    title = f"{printable(wanted.maps)}: {counted(len(maps), 'map')} of {counted(len(files), 'image')}"
     facts["localisation"] = localising.as_data(found)
     made = report(title, methods, notes, facts)
     measured = [table for table in made.tables if len(table.head) > 1]

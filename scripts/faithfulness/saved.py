@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,8 @@ class Saved:
     Attributes:
         image: file of the image it explains.
         label: its class, or None.
-        method: name of the row in the table: the method with its layer, and which picture where there are several.
+        method: name of the row in the table: the method with the settings that were changed and its layer, and which
+            picture where there are several.
         explained: the class explained, or None.
         raw: file of the array, (h, w), or (C, h, w) of methods in pixels.
         rectified: negative values count as none.
@@ -97,6 +98,7 @@ def find_maps(folder: Path, root: Path | None) -> list[Saved]:
 def _listed(folder: Path, root: Path | None) -> Iterator[Saved]:
     path = folder / MANIFEST
     manifest = Fields(read_json(path), printable(path))
+    settings = _settings(manifest)
     for number, content in enumerate(manifest.items("images")):
         where = f"{printable(path)}, image {number}"
         image = Fields(content, where)
@@ -105,16 +107,35 @@ def _listed(folder: Path, root: Path | None) -> Iterator[Saved]:
         for view in image.items("views") if "views" in image.content else [content]:
             fields = Fields(view, where)
             for entry in fields.items("maps"):
-                yield _saved(Fields(entry, where), folder, file, label, fields)
+                yield _saved(Fields(entry, where), folder, file, label, fields, settings)
 
 
-def _saved(entry: Fields, folder: Path, image: Path, label: int | None, view: Fields) -> Saved:
+def _settings(manifest: Fields) -> dict[str, str]:
+    """By method `channels=1, scale_first=yes`, as `--method_settings` was given; of the same setting the last."""
+    words = manifest.items("method_settings") if "method_settings" in manifest.content else ()
+    found: dict[str, dict[str, str]] = {}
+    for word in words:
+        left, equals, value = word.partition("=") if isinstance(word, str) else ("", "", "")
+        method, dot, setting = left.strip().rpartition(".")
+        if not equals or not dot:
+            manifest.refuse("method_settings", "a list of METHOD.SETTING=VALUE")
+        found.setdefault(method, {})[setting] = value.strip()
+    return {
+        method: ", ".join(f"{printable(name)}={printable(value)}" for name, value in given.items())
+        for method, given in found.items()
+    }
+
+
+def _saved(
+    entry: Fields, folder: Path, image: Path, label: int | None, view: Fields, settings: Mapping[str, str]
+) -> Saved:
     side = view.content.get("side")
     raw = folder / entry.text("raw")
     if not inside(raw, folder):
         raise DataError(f"{printable(raw)}: lies outside the folder of the maps")
     method, layer = entry.text("method"), entry.content.get("layer")
-    words = [method, f"at {layer}" if layer else "", f"of {side}" if side else ""]
+    changed = f"({settings[method]})" if method in settings else ""
+    words = [method, changed, f"at {layer}" if layer else "", f"of {side}" if side else ""]
     known = method in EXPLAINERS.names()
     return Saved(
         image=image,

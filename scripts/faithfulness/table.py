@@ -16,6 +16,7 @@ from scripts.faithfulness.makers import Maker
 from scripts.faithfulness.measures import faithful, probabilities_of, rows_of, score_of
 from scripts.faithfulness.options import Tabulation
 from scripts.faithfulness.report import Method, report, where_note
+from util.errors import counted
 from util.metrics import faithfulness as by
 from util.metrics.randomisation import STAGES, sanity
 from util.visual.progress import bar
@@ -118,4 +119,4 @@ def report_of(case: Case, methods: Sequence[Method], wanted: Tabulation, seed: i
         "threshold": wanted.threshold,
         "files": [file.as_posix() for file in case.files],
     }
-    return report(f"{case.title}, {len(case.files)} images", methods, notes, facts)
+    return report(f"{case.title}, {counted(len(case.files), 'image')}", methods, notes, facts)

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from models import MODELS
+from options.parse import train_options
 from options.schema import OptionError
 from scripts.reproducing.data import Prepared, prepare
 from scripts.reproducing.launching import STOPPED, Launch, Quiet, Run, launch, same_settings
@@ -24,7 +25,9 @@ from util.metrics import METRICS as KNOWN_METRICS
 
 SETTINGS = "settings.json"
 DOMAINS_RUN = "domains"  # a classifier of horses and zebras, where no classes are known
-TEACHER_RUN = "teacher"  # a classifier of A, for the arms that ask for one
+# Classifiers of A, for the arms whose flags ask for one by its name, and what they are trained with.
+TEACHERS = {"teacher": (), "teacher_augmented": ("--cls_augment", "color,blur,noise")}
+_ANY_EPOCHS = 4  # of a training whose flags are looked at before its data are there
 _ALWAYS = "--num_threads 0 --display_id 0 --no_html --panel_freq 0 --monitor_freq 0 --preprocess none --quiet"
 
 
@@ -68,11 +71,13 @@ class Stage:
         """Note the settings, and make the data.
 
         Raises:
-            OptionError: the folder was begun with other settings, or a --dataroot is missing or unused.
+            OptionError: the folder was begun with other settings, a --dataroot is missing or unused, or train.py would
+                refuse --flags.
         """
         if (self.dataroot is None) != bool(self.suite.scenes):
             need = "is generated and takes no --dataroot" if self.suite.scenes else "needs --dataroot DIR"
             raise OptionError(f"--suite {self.suite_name}: {need}")
+        self._check_flags()
         begun = same_settings(self.folder / SETTINGS, self._settings)
         where = self.folder / "data"
         data = prepare(self.suite, self.name, self.budget, self.dataroot, where, start)
@@ -81,8 +86,30 @@ class Stage:
             write_atomic(self.folder / SETTINGS, (json.dumps(self._settings, indent=1) + "\n").encode())
         if not self.suite.labelled:
             self._fit_domains(start)
-        if any("{teacher}" in ARMS[arm].flags for arm in self.arms):
-            self._fit(start, TEACHER_RUN, self.prepared.train, "--domain", "A", "--direction", "AtoB")
+        for teacher, more in TEACHERS.items():
+            if any(f"{{{teacher}}}" in ARMS[arm].flags for arm in self.arms):
+                self._fit(start, teacher, self.prepared.train, "--domain", "A", "--direction", "AtoB", *more)
+
+    def _check_flags(self) -> None:
+        """What train.py would say of --flags at the end of a wait, said before any work."""
+        try:
+            words = shlex.split(self.flags)
+        except ValueError as error:
+            raise OptionError(
+                f"--flags {self.flags}: {error}; write them as in a shell, in one pair of quotes"
+            ) from None
+        if ends := {word for word in words if word in ("-h", "--help", "--dry_run")}:
+            raise OptionError(f"--flags {self.flags}: {ends.pop()} trains nothing; leave it out")
+        trainings = {arm: flags_of(ARMS[arm], self.suite, self.budget, _ANY_EPOCHS) for arm in self.arms}
+        taught = any(f"{{{teacher}}}" in ARMS[arm].flags for arm in self.arms for teacher in TEACHERS)
+        if taught or not self.suite.labelled:
+            size = ("--input_nc", str(self.suite.channels), "--n_epochs", str(self.budget.judge_epochs))
+            trainings["the classifier"] = ["--model", "classifier", *size, *shlex.split(_ALWAYS)]
+        for name, flags in trainings.items():
+            try:
+                train_options(["--dataroot", "data", *flags, *words])
+            except OptionError as error:
+                raise OptionError(f"--flags {self.flags}: train.py refuses them for {name}: {error}") from error
 
     @cached_property
     def _settings(self) -> dict[str, object]:
@@ -170,7 +197,8 @@ def flags_of(arm: Arm, suite: Suite, budget: Budget, epochs: int) -> list[str]:
     size = f"--input_nc {suite.channels} --output_nc {suite.channels} --ngf {budget.ngf} --ndf {budget.ngf}"
     sizes = f"{size} --batch_size {budget.batch} --load_size {budget.size} --crop_size {budget.size}"
     lasts = f"--n_epochs {epochs - decay} --n_epochs_decay {decay} --save_epoch_freq {epochs}"
-    own = arm.flags.format(classes=suite.classes, quarter=max(1, epochs // 4), teacher=TEACHER_RUN)
+    teachers = {name: name for name in TEACHERS}
+    own = arm.flags.format(classes=suite.classes, quarter=max(1, epochs // 4), **teachers)
     shared = shlex.split(budget.flags)
     if arm.model == "cycle_gan":  # has no contrastive loss
         shared = _without(shared, CONTRASTIVE)
@@ -211,9 +239,8 @@ def finish_all(stage: Stage, jobs: int, quiet: Quiet) -> dict[str, str]:
     if waiting and len(waiting) == len(runs):
         _finish(waiting.pop(0), stage, quiet, failed, clock)
     with ThreadPoolExecutor(jobs) as pool:
-        tasks = [pool.submit(_finish, run, stage, quiet, failed, clock) for run in waiting]
         try:
-            for task in as_completed(tasks):
+            for task in as_completed([pool.submit(_finish, run, stage, quiet, failed, clock) for run in waiting]):
                 task.result()
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)

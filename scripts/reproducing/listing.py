@@ -12,23 +12,22 @@ CHOICE = "choice.json"  # below --out: what the screen chose
 
 
 def arms_of(wanted: str, stage: str, out: Path) -> tuple[str, ...]:
-    """The arms that --arms means, CUT first.
+    """The arms that --arms means, CUT first, which all others are compared with.
 
     Raises:
         OptionError: an arm that there is not, a confirmation of nothing in particular.
     """
+    wanted = wanted.strip()
     if not wanted and stage == "confirm":
         wanted = ",".join((plan.BASELINE, plan.DEFAULT, chosen_in(out)))
     if wanted in ("", "all"):
         return tuple(ARMS)
     if wanted == "short":
         return plan.SHORT
-    names = tuple(dict.fromkeys(wanted.split(",")))
-    for name in names:
+    names = tuple(dict.fromkeys(name for word in wanted.split(",") if (name := word.strip())))
+    for name in names or (wanted,):
         if name not in ARMS:
             raise OptionError(f"--arms {name}: choose of all, short, {', '.join(ARMS)}")
-    if plan.BASELINE not in names:
-        raise OptionError(f"--arms {wanted}: needs {plan.BASELINE} too, which all others are compared with")
     return (plan.BASELINE, *(name for name in names if name != plan.BASELINE))
 
 
@@ -36,13 +35,16 @@ def chosen_in(out: Path) -> str:
     """The arm that the screens below a folder chose; its report says how.
 
     Raises:
-        OptionError: nothing has been screened there.
+        OptionError: nothing has been screened there, or no arm was chosen.
     """
     from util.strict_json import read_json  # a report wrote it
 
     file = out / CHOICE
     if not file.is_file():
-        raise OptionError(f"--stage confirm: {file} is missing; run --stage screen first, or name --arms")
+        raise OptionError(
+            f"--stage confirm: {file} is missing: nothing was screened, or no arm was chosen; "
+            "run --stage screen first, or name --arms"
+        )
     return str(read_json(file)["arm"])
 
 
@@ -76,12 +78,13 @@ def _cost(budget: Budget) -> str:
     confirm = 3 * 6 * minutes_of(ARMS[plan.DEFAULT], budget)
     runs = (len(ARMS) * seeds, len(plan.SHORT) * seeds, 18)
     minutes = (screen, short, confirm)
+    # In budgets: arms for equal seconds have steps of their own.
+    lengths = (sum(arm.iterations for arm in ARMS.values()) * seeds, runs[1], runs[2])
     lines = [f"A run: {budget.iterations} steps of {budget.batch} images, {budget.size} px, ngf {budget.ngf}."]
-    for what, count, spent in zip(
-        ("screen", "screen of the short list", "confirm, 3 arms and 6 seeds"), runs, minutes, strict=True
-    ):
+    stages = ("screen", "screen of the short list", "confirm, 3 arms and 6 seeds")
+    for what, count, length, spent in zip(stages, runs, lengths, minutes, strict=True):
         lines.append(
-            f"{what}: {count} runs and {count * budget.iterations:,} steps a suite, about {spent:.0f} minutes on one "
-            f"core; {spent * suites / 60:.1f} hours for all {suites} suites"
+            f"{what}: {count} runs and {length * budget.iterations:,.0f} steps a suite, about {spent:.0f} minutes on "
+            f"one core; {spent * suites / 60:.1f} hours for all {suites} suites"
         )
     return "\n".join(lines)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from options.schema import OptionError
+
 QUESTIONS: Mapping[int, str] = {
     1: "Does the CAM term help over class consistency alone: by normalisation and weight, with and without the cap?",
     2: "Does class consistency alone help over CUT?",
@@ -26,7 +28,7 @@ class Arm:
 
     Args:
         flags: of train.py; {classes} is the suite's number of classes, {quarter} a quarter of the epochs,
-            {teacher} the run of a classifier of A.
+            {teacher} the run of a classifier of A, {teacher_augmented} of one that learned from changed images.
         questions: those it answers.
         against: the arm that it is compared with, beside CUT.
         iterations: of the budget's, for the same number of seconds instead of steps.
@@ -51,6 +53,7 @@ class Arm:
 # The published weight of the class loss, which was the default before the screen; arms with another weight say so.
 _HEAD = "--model cutcam --num_classes {classes} --lambda_CLS 1"
 _CLS = f"{_HEAD} --lambda_CAM 0"
+_AUGMENTED = "--classifier_run {teacher_augmented} --cls_augment color,blur,noise"
 BASELINE = "cut"
 DEFAULT = "cls_0.1_cam"
 
@@ -87,6 +90,10 @@ ARMS: Mapping[str, Arm] = {
     "teacher_0.1_adv_both": Arm(
         f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 --classifier_run {{teacher}} --cam_weight_adv", (2, 3), "teacher_0.1"
     ),
+    # Last round: the frozen classifier kept the source's texture, by which it knew the classes; one trained on changed
+    # images, which judges changed translations, might know them by less of it.
+    "teacher_augmented": Arm(f"{_CLS} {_AUGMENTED}", (2,), "teacher"),
+    "teacher_augmented_0.1": Arm(f"{_HEAD} --lambda_CAM 0 --lambda_CLS 0.1 {_AUGMENTED}", (2,), "teacher_0.1"),
     "adv_both": Arm(f"{_CLS} --cam_weight_adv", (3,), "cls"),
     "adv_g": Arm(f"{_CLS} --cam_weight_adv --cam_adv_side g", (3,), "cls"),
     "adv_both_half": Arm(f"{_CLS} --cam_weight_adv --cam_adv_strength 0.5", (3,), "cls"),
@@ -94,10 +101,16 @@ ARMS: Mapping[str, Arm] = {
     "pseudo_kmeans": Arm(f"{_HEAD}", (4,), "cutcam", labels=False),
     "label_free": Arm(f"{_HEAD} --cam_method label_free --lambda_CLS 0", (4,), labels=False),
     "query_cam": Arm(f"{_HEAD} --nce_query cam", (7,), "cutcam"),
-    "fastcut": Arm("--model cut --CUT_mode FastCUT", (5,), labels=False),
-    "srunit": Arm("--model srunit --inact_epochs {quarter}", (5, 6), labels=False),
-    "cycle_gan": Arm("--model cycle_gan", (5,), labels=False),
-    "dclgan": Arm("--model dclgan", (5,), labels=False),
+    "fastcut": Arm("--model cut --CUT_mode FastCUT", (5,), labels=False, cost=0.6),
+    "srunit": Arm("--model srunit --inact_epochs {quarter}", (5, 6), labels=False, cost=1.3),
+    "cycle_gan": Arm("--model cycle_gan", (5,), labels=False, cost=1.5),
+    "dclgan": Arm("--model dclgan", (5,), labels=False, cost=1.7),
+    # The same rivals for the seconds that CUT takes, by the measured costs of docs/choose_losses.md. Whole epochs:
+    # with the three of the CPU's budget they get 1.00 (FastCUT), 0.86, 0.97 and 1.12 of CUT's time.
+    "fastcut_time": Arm("--model cut --CUT_mode FastCUT", (5,), "fastcut", 1 / 0.60, labels=False, cost=0.6),
+    "srunit_time": Arm("--model srunit --inact_epochs {quarter}", (5,), "srunit", 1 / 1.28, labels=False, cost=1.3),
+    "cycle_gan_time": Arm("--model cycle_gan", (5,), "cycle_gan", 1 / 1.46, labels=False, cost=1.5),
+    "dclgan_time": Arm("--model dclgan", (5,), "dclgan", 1 / 1.68, labels=False, cost=1.7),
 }
 # What a first look costs: the arms without which the seven questions have no answer at all.
 SHORT = ("cut", "cls", "cls_5", "cutcam", DEFAULT, "cam_l2_5", "cls_5_cam_l2_5", "adv_both", "query_cam")
@@ -181,10 +194,18 @@ FIRST_CONFIRM_SEED = 1
 
 
 def seeds_of(stage: str, count: int) -> tuple[int, ...]:
-    """Seeds of a stage; those of the screen and of the confirmation have none in common (below 100)."""
-    if stage == "screen":
-        return SCREEN_SEEDS[:count]
-    return tuple(range(FIRST_CONFIRM_SEED, FIRST_CONFIRM_SEED + count))
+    """Seeds of a stage; those of the screen and of the confirmation have none in common.
+
+    Raises:
+        OptionError: the stage has not so many.
+    """
+    fresh = tuple(range(FIRST_CONFIRM_SEED, min(SCREEN_SEEDS)))
+    seeds = SCREEN_SEEDS if stage == "screen" else fresh
+    if not 1 <= count <= len(seeds):
+        raise OptionError(
+            f"--seeds {count}: --stage {stage} has the seeds {seeds[0]} to {seeds[-1]}; give 1 to {len(seeds)}"
+        )
+    return seeds[:count]
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from scripts.reproducing.results import (
     step_seconds,
     suites_won,
 )
+from util.errors import counted
 from util.evaluations import EvaluationError
 from util.files import write_atomic
 from util.strict_json import read_json
@@ -71,7 +72,10 @@ def write_report(out: Path) -> Path:
             parts += _suite(found, tests, plot)
         parts += _conclusion(stage, mine, tests, guarded)
         data[stage] = {found.suite: _data(found, tests) for found in mine}
-    choice = chosen([found for found in results if found.stage == "screen"])
+    screens = [found for found in results if found.stage == "screen"]
+    choice = chosen(screens)
+    if screens and not choice:  # what fewer runs have chosen must not be confirmed any more
+        (out / CHOICE).unlink(missing_ok=True)
     if choice:
         write_atomic(out / CHOICE, (json.dumps({"arm": choice}) + "\n").encode())
     write_atomic(out / "report.json", (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
@@ -92,9 +96,12 @@ def _about(out: Path, results: Sequence[Finished]) -> list[str]:
         size = f"{settings['size']} px, ngf {settings['ngf']}, batch {settings['batch']}"
         images = next(iter(next(iter(found.runs.values())).values())).source.count
         runs = sum(map(len, found.runs.values()))
+        # Those done: arms have steps of their own, and whole epochs, so that the budget's are not those of all.
+        steps = sorted({one.step for seeds in found.runs.values() for one in seeds.values()})
+        span = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else str(steps[0])
         lines.append(
-            f"- {found.suite}, {found.stage}: {runs} runs of {settings['iterations']} steps ({size}), "
-            f"measured on {images} images."
+            f"- {found.suite}, {found.stage}: {counted(runs, 'run')} of {span} steps ({size}), "
+            f"measured on {counted(images, 'image')}."
         )
     return [*lines, ""]
 

@@ -164,6 +164,26 @@ def test_images_in_another_order_are_other_images(tmp_path: Path) -> None:
         Comparison(methods(tmp_path, "one", "two"))
 
 
+def test_numbers_by_different_classifiers_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name of a classifier has no seed in it: only the digests tell two of them apart."""
+    metrics = {"fid": number(1.0, kind="of trainA"), "flip_rate": number(0.5, kind="of trainA"), "ssim": number(0.5)}
+    for run, seed, digest in (("one", 1, "aa"), ("two", 2, "aa"), ("three", 3, "bb")):
+        basis = {"weights": run, "features": digest, "classifier of the source": digest}
+        write(tmp_path, content(run, seed, metrics=metrics, features="of trainA", basis=basis))
+    where = ["--checkpoints_dir", str(tmp_path)]
+    assert main(["one", "two", "three", *where, "--output", str(tmp_path / "table.txt")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert [line.split(":")[1] for line in lines] == [" fid", " flip_rate"]
+    assert "(features: digests aa and bb)" in lines[0]
+    assert "(classifier of the source: digests aa and bb)" in lines[1]
+    assert all("the same --judge_seed" in line for line in lines)
+    assert "WARNING: fid: " in (tmp_path / "table.txt").read_text()
+    assert main(["one", "two", *where]) == 0
+    assert main(["one", "three", *where, "--metrics", "ssim"]) == 0
+    told = capsys.readouterr()
+    assert "WARNING" not in told.out + told.err
+
+
 def test_a_metric_of_another_kind_does_not_matter_where_it_is_not_asked_for(tmp_path: Path) -> None:
     write(tmp_path, content("one", metrics={"fid": number(1.0, kind="x"), "acc": number(1.0)}))
     write(tmp_path, content("two", 2, metrics={"fid": number(1.0, kind="y"), "acc": number(2.0)}))

@@ -333,3 +333,29 @@ def test_sizes_that_would_stop_or_stretch_a_training(tmp_path: Path, examined: E
     assert "trainB/00.png (32 x 80); A and B, and all images of a batch, need one size" in said(report, FAULT)
     assert "would be enlarged" not in said(report, WARNING)
     assert report["status"] == 1
+
+
+def test_images_that_would_be_enlarged_are_judged_by_their_median(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], examined: Examined
+) -> None:
+    fill(tmp_path, size=(70, 70))
+    cv2.imwrite(str(tmp_path / "trainB/00.png"), np.full((24, 24), 5000, np.uint16) + np.eye(24, dtype=np.uint16))
+    flags = [*TINY_CUT, "--model", "cutcam", "--steps", "0"]
+    capsys.readouterr()
+    doctor.main(["--json", "--dataroot", str(tmp_path), *flags])
+    report = json.loads(capsys.readouterr().out)
+    told = "images of 70 pixels (the median side) would be enlarged to 286 -> --load_size 72 --crop_size 72, as the "
+    assert f"{told}command below has it, costs less and loses nothing" in said(report, WARNING)
+    assert "--load_size 72 --crop_size 72" in report["command"]
+    cv2.imwrite(str(tmp_path / "trainB/01.png"), np.full((99, 99), 5000, np.uint16) + np.eye(99, dtype=np.uint16))
+    report = examined("--load_size", 200, "--crop_size", 128)
+    assert "--load_size 72 --crop_size 72 costs less; images up to 99 lose detail" in said(report, WARNING)
+    cv2.imwrite(str(tmp_path / "trainB/02.png"), np.full((24, 24), 5000, np.uint16) + np.eye(24, dtype=np.uint16))
+    assert "enlarged" not in said(examined("--load_size", 120, "--crop_size", 64), WARNING)
+
+
+def test_classes_that_no_image_has_are_a_warning(tmp_path: Path, examined: Examined) -> None:
+    fill(tmp_path)
+    warned = said(examined("--num_classes", 30), WARNING)
+    assert "classes 3, 4, 5, ... never have an example -> use --num_classes 3" in warned
+    assert "--num_classes" not in said(examined("--num_classes", 4), WARNING)

@@ -16,14 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import load_run
+from models.cam.base import EXPLAINERS
 from models.cam.errors import ExplainError
 from models.cam.explain import explain as maps_of
+from models.cam.scorecam_explainer import ScoreCam
 from models.cam.targets import ClassTarget
 from models.classifier_model import ClassifierModel
 from options.groups import COLORMAPS, Explanation, Inference
 from options.parse import inference_options
 from scripts.explaining import drawing, inputs
 from scripts.explaining.maps import MapMaker, View
+from scripts.explaining.settings import explainers, settings_of
 from tests.conftest import CLASSES
 from tests.explaining.conftest import Command
 from util.visual import overlay
@@ -154,6 +157,29 @@ def test_layers_are_fused_into_one_map(home: Path, explain: Command, tmp_path: P
     assert (folder / "01_layercam_layers.png").is_file()
 
 
+def test_settings_of_methods_are_heeded_and_written_down(home: Path, explain: Command, tmp_path: Path) -> None:
+    flags = ("--index", 1, "--cam_method", "scorecam,guided_gradcam", "--class_idx", 2, "--layer", "trunk.4")
+    words = "scorecam.channels=3,scorecam.scale_first=yes,guided_gradcam.allow_other_activations=true"
+    assert explain("clf", *flags, "--method_settings", words).status == 0
+    folder = tmp_path / "clf/latest"
+    content = manifest(folder)
+    assert content["method_settings"] == words.split(",")
+    raw = np.load(folder / content["images"][0]["views"][0]["maps"][0]["raw"])
+    images, net = seen_by_network(home / "data/testA/01.png"), network(home).classifier
+    methods = {"few": ScoreCam(channels=3, scale_first=True), "all": ScoreCam()}
+    expected = maps_of(net, images, methods, targets=[2], layer="trunk.4", normalize="none")
+    torch.testing.assert_close(torch.from_numpy(raw), expected["few"].raw[0, 0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(torch.from_numpy(raw), expected["all"].raw[0, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", EXPLAINERS.names())
+def test_every_setting_of_a_method_can_be_given_as_text(name: str) -> None:
+    kinds = settings_of(name)
+    defaults = vars(EXPLAINERS.get(name)())
+    words = [f"{name}.{setting}={defaults[setting]}" for setting in kinds]
+    assert vars(explainers([name], words)[name]) == defaults
+
+
 def test_methods_that_need_no_layer_explain_a_network_without_maps() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, 4))
     view, target = View(torch.rand(1, 3, 8, 8), (8, 8), (8, 8)), ClassTarget([[1]])
@@ -277,6 +303,19 @@ def test_given_files_have_their_true_class_where_it_is_known(home: Path, tmp_pat
         ("--top_k 9", "--top_k 9: the network has 4 classes"),
         ("--class_idx 1 --top_k 2", "--class_idx 1 --top_k 2: use one of them"),
         ("--cam_method gradcan", "gradcan: unknown (did you mean 'gradcam'?)"),
+        ("--method_settings gradcam++.eps=1", "gradcam++ is not asked for (gradcam); add it to --cam_method"),
+        ("--cam_method scorecam --method_settings channels=4", "write METHOD.SETTING=VALUE, for example scorecam."),
+        (
+            "--cam_method scorecam --method_settings scorecam.chanels=4",
+            "setting; scorecam has channels, scale_first",
+        ),
+        ("--cam_method cam --method_settings cam.eps=1", "cam has no settings"),
+        ("--cam_method scorecam --method_settings scorecam.channels=few", "expected a whole number"),
+        (
+            "--cam_method scorecam --method_settings scorecam.channels=0",
+            "--method_settings: channels of Score-CAM is 0",
+        ),
+        ("--cam_method sscam --method_settings sskam.std=1", "sskam: unknown (did you mean 'sscam'?)"),
         ("--layer nothing", "no layer 'nothing'"),
         ("--layer trunk.?", "--layer trunk.?: means 6 layers"),
         ("--fuse max", "--fuse max: makes one map of those of several layers"),

@@ -102,7 +102,7 @@ def test_cam_infer_explains_a_picture_given(colour: Path, command: Main, tmp_pat
     assert "1 picture translated and explained" in out
     kinds = ("cam_input", "cam_output", "fake", "overlay_input", "overlay_output")
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert names == {*(f"x_{kind}.png" for kind in kinds), "cams.csv", "index.html"}
+    assert names == {*(f"x_{kind}.png" for kind in kinds), "cams.csv", "index.html", "page"}
     fake, cam = load_run(colour).translate(tmp_path / "x.png", explain=True, class_id=2)
     overlay_input, overlay_output = cam.overlays()
     for kind, expected in (("fake", fake), ("overlay_input", overlay_input), ("overlay_output", overlay_output)):

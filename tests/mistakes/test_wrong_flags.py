@@ -221,7 +221,7 @@ INFERENCE = [
     ("test", "--name nosuch", "--name nosuch: *options.yaml does not exist; *there are: "),
     ("test", "--name ../x", f"--name ../x: {LEADS}"),
     ("test", "--name ''", "--name '': is empty"),
-    ("test", "--phase nosuch", "--dataroot data: has no folder nosuchA; put images there; *plain folder: --input data"),
+    ("test", "--phase nosuch", "--dataroot data: has no folder nosuchA; put images there; *A is there: --phase t"),
     ("test", "--phase ../../x", f"--phase ../../x: {LEADS}"),
     ("test", "--results_dir data/labels.csv", "--results_dir: data/labels.csv is no folder; give another place"),
     ("test", "--results_dir ''", "--results_dir '': is empty; give a path"),
