@@ -118,7 +118,8 @@ def test_a_loading_process_that_is_killed_costs_one_line(start: Starter, tmp_pat
     os.kill(train.loading()[0], signal.SIGKILL)
     assert train.end() == 2
     (line,) = [line for line in train.err.splitlines() if line]
-    assert line.startswith("error: a process that loads images was lost (killed by signal: Killed)")
+    lost = "error: a process that loads images was lost "  # torch learns of it by a signal or from an empty queue
+    assert line.startswith((f"{lost}(killed by signal: Killed)", f"{lost}(exited unexpectedly)"))
     assert "lower --num_threads" in line
     assert load_state(state)["position"]["step"] > 0
 
