@@ -32,7 +32,7 @@ def main() -> int:
     state = state_to_continue(run.folder, run.experiment.continue_train)
     model = MODELS.get(run.experiment.model).from_options(run).to(device)
     model.check_training(run)
-    model.messages += speed_up(model, Speed.from_options(run.runtime))
+    model.messages += speed_up(model, Speed.from_options(run.runtime, run.optim.amp))
     # Inside an epoch the order of samples counts the files it began with.
     kept = state.get("files") if state and state["position"]["step_in_epoch"] else None
     dataset = DATASETS.get(run.data.dataset_mode).from_options(run, model.size_multiple, kept)

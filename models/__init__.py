@@ -11,9 +11,11 @@ from torch import nn
 
 from models.base import MODELS, Model
 from models.pictures import PictureReader
+from models.speed import Speed, speed_up_passes
 from util.checkpoint import SHAPE_OF_G, CheckpointError, fit_weights, load_weights
 from util.errors import printable
 from util.safe_weights import SAFE_FILE, holds_safe, read_net
+from util.sharing import is_first
 
 if TYPE_CHECKING:
     from options.parse import RunOptions
@@ -52,6 +54,12 @@ def load_trained(run: RunOptions, device: torch.device, evaluate: bool = True, t
             load_weights(file, model.nets[name], _flags(name))
     model.to(device)
     model.train(not evaluate)
+    # Only what this command asks for: how the training was made faster, and its --amp, do not count.
+    sixteen_bits = "amp" in run.given and run.optim.amp != "off"
+    flags = {name: name in run.given and getattr(run.runtime, name) for name in ("fast", "channels_last")}
+    for line in speed_up_passes(model, Speed(**flags, sixteen_bits=sixteen_bits)):
+        if is_first():
+            print(line)
     if tile:
         model.in_tiles(tile)
     return model

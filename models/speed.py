@@ -1,4 +1,4 @@
-"""What makes a step faster or smaller without changing what it computes, set up once before training."""
+"""What makes networks faster or smaller without changing what they compute, set up once before they work."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from models.base import Model
+from models.networks import fast_conv
 from models.networks.blocks import ResnetBlock
 from options.groups import Runtime
 from options.schema import OptionError
@@ -30,16 +31,18 @@ class Speed:
         channels_last: channels beside each other in memory.
         compile: residual blocks by torch.compile.
         checkpoint_blocks: residual blocks keep their input alone.
+        sixteen_bits: forward passes are in 16 bits (--amp).
     """
 
     fast: bool = False
     channels_last: bool = False
     compile: bool = False
     checkpoint_blocks: bool = False
+    sixteen_bits: bool = False
 
     @classmethod
-    def from_options(cls, runtime: Runtime) -> Speed:
-        return cls(runtime.fast, runtime.channels_last, runtime.compile, runtime.checkpoint_blocks)
+    def from_options(cls, runtime: Runtime, amp: str) -> Speed:
+        return cls(runtime.fast, runtime.channels_last, runtime.compile, runtime.checkpoint_blocks, amp != "off")
 
 
 def speed_up(model: Model[Any], wanted: Speed) -> list[str]:
@@ -54,17 +57,29 @@ def speed_up(model: Model[Any], wanted: Speed) -> list[str]:
     said = []
     if wanted.checkpoint_blocks:
         _forget(model)
-    if wanted.channels_last or wanted.fast:
-        for net in model.nets.values():
-            net.to(memory_format=torch.channels_last)
-    if wanted.fast:
-        chosen = ["channels_last", "one fused step of the optimisers"]
-        if model.device.type == "cpu" and keep_memory():
-            chosen.append("freed memory is kept")
-        said.append(f"--fast on {model.device.type}: {', '.join(chosen)}; the precision is --amp's")
+    said += speed_up_passes(model, wanted, "one fused step of the optimisers")
     if wanted.compile:
         said += _compile(model)
     return said
+
+
+def speed_up_passes(model: Model[Any], wanted: Speed, *also: str) -> list[str]:
+    """What of it is for the passes of networks, so also for those that translate; returns what was chosen.
+
+    Args:
+        also: what --fast means elsewhere.
+    """
+    saves_products = wanted.fast and model.device.type == "cpu" and not wanted.sixteen_bits and _save_products(model)
+    channels_last = wanted.fast and not saves_products  # NNPACK goes plane by plane
+    if wanted.channels_last or channels_last:
+        for net in model.nets.values():
+            net.to(memory_format=torch.channels_last)
+    if not wanted.fast:
+        return []
+    chosen = ["channels_last" if channels_last else "convolutions with fewer products", *also]
+    if model.device.type == "cpu" and keep_memory():
+        chosen.append("freed memory is kept")
+    return [f"--fast on {model.device.type}: {', '.join(chosen)}; the precision is --amp's"]
 
 
 def keep_memory() -> bool:
@@ -77,6 +92,18 @@ def keep_memory() -> bool:
         return False
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     return bool(set_option and set_option(M_MMAP_MAX, 0) and set_option(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _save_products(model: Model[Any]) -> bool:
+    """Whether there is something to save; NNPACK then has as many threads as the rest of PyTorch."""
+    parts = [part for net in model.nets.values() for part in net.modules() if isinstance(part, fast_conv.Conv2d)]
+    parts = [part for part in parts if part.can_have_fewer_products()]
+    if not parts or not fast_conv.available():
+        return False
+    for part in parts:
+        part.fewer_products = True
+    torch.set_num_threads(torch.get_num_threads())
+    return True
 
 
 def _blocks(model: Model[Any]) -> list[ResnetBlock]:

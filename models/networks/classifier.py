@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.networks.fast_conv import Conv2d
 from models.networks.init import init_weights
 from models.networks.own_network import build_own, is_own
 from util.registry import did_you_mean
@@ -77,9 +78,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.first = Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         self.first_norm = _norm(out_channels)
-        self.second = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.second = Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.second_norm = _norm(out_channels)
         self.shortcut = nn.Sequential(
             nn.AvgPool2d(stride, ceil_mode=True),  # of an odd side, the convolution keeps the last pixel too

@@ -8,6 +8,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from models.networks.blocks import BlurDownsample, has_bias, norm_layer
+from models.networks.fast_conv import Conv2d
 
 
 def _leaky() -> nn.Module:
@@ -48,13 +49,13 @@ class PatchDiscriminator(nn.Module):
             halve = level < n_layers
             stride = 2 if halve and not antialias else 1
             if level == 0:
-                modules += [nn.Conv2d(input_nc, width, 4, stride, 1), _leaky()]
+                modules += [Conv2d(input_nc, width, 4, stride, 1), _leaky()]
             else:
-                conv = nn.Conv2d(widths[level - 1], width, 4, stride, 1, bias=bias)
+                conv = Conv2d(widths[level - 1], width, 4, stride, 1, bias=bias)
                 modules += [conv, norm_layer(norm, width), _leaky()]
             if halve and antialias:
                 modules.append(BlurDownsample(width))
-        modules.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
+        modules.append(Conv2d(widths[-1], 1, 4, 1, 1))
         self.model = nn.Sequential(*modules)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from models.networks.blocks import BlurDownsample, BlurUpsample, ResnetBlock, has_bias, norm_layer
+from models.networks.fast_conv import Conv2d
 from models.networks.generator_base import Generator, Tap, run_in_order
 
 
@@ -47,7 +48,7 @@ class ResnetGenerator(Generator):
     ) -> None:
         build = _Builder(norm)
         build.add(nn.ReflectionPad2d(3), Tap(input_nc, 1, 3))
-        build.activated(nn.Conv2d(input_nc, ngf, 7, bias=has_bias(norm)), Tap(ngf, 1))
+        build.activated(Conv2d(input_nc, ngf, 7, bias=has_bias(norm)), Tap(ngf, 1))
         for level in (1, 2):
             build.halving(ngf * 2 ** (level - 1), ngf * 2**level, 2 ** (level - 1), antialias)
         for _ in range(n_blocks):
@@ -55,7 +56,7 @@ class ResnetGenerator(Generator):
         for level in (2, 1):
             build.doubling(ngf * 2**level, ngf * 2 ** (level - 1), 2 ** (level - 1), antialias_up)
         build.add(nn.ReflectionPad2d(3), Tap(ngf, 1, 3))
-        build.add(nn.Conv2d(ngf, output_nc, 7), Tap(output_nc, 1))
+        build.add(Conv2d(ngf, output_nc, 7), Tap(output_nc, 1))
         build.add(nn.Tanh(), Tap(output_nc, 1))
         super().__init__(build.taps)
         self.model = nn.Sequential(*build.modules)
@@ -93,7 +94,7 @@ class _Builder:
     def halving(self, inner: int, outer: int, stride: int, antialias: bool) -> None:
         """`inner` channels at `stride` to `outer` channels at twice the stride."""
         step, after = (1, stride) if antialias else (2, 2 * stride)
-        conv = nn.Conv2d(inner, outer, 3, stride=step, padding=1, bias=has_bias(self.norm))
+        conv = Conv2d(inner, outer, 3, stride=step, padding=1, bias=has_bias(self.norm))
         self.activated(conv, Tap(outer, after))
         if antialias:
             self.add(BlurDownsample(outer), Tap(outer, 2 * stride))
@@ -104,7 +105,7 @@ class _Builder:
         conv: nn.Module
         if antialias:
             self.add(BlurUpsample(inner), Tap(inner, stride))
-            conv = nn.Conv2d(inner, outer, 3, padding=1, bias=bias)
+            conv = Conv2d(inner, outer, 3, padding=1, bias=bias)
         else:
             conv = nn.ConvTranspose2d(inner, outer, 3, stride=2, padding=1, output_padding=1, bias=bias)
         self.activated(conv, Tap(outer, stride))

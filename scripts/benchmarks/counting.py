@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def cost_of(call: Callable[[], object], nets: Iterable[nn.Module], generator: nn
     # One after the other: the counter's own hooks on modules keep graphs alive that nothing else holds.
     with saved, passes:
         call()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_also_counted()) as counter:
         call()
     by_operator: dict[Any, int] = counter.get_flop_counts().get("Global", {})
     backward = sum(n for operator, n in by_operator.items() if "convolution_backward" in str(operator))
@@ -66,6 +66,16 @@ def cost_of(call: Callable[[], object], nets: Iterable[nn.Module], generator: nn
         full_passes=passes.full,
         encoder_passes=passes.encoded - passes.full,
     )
+
+
+def _also_counted() -> dict[Any, Any]:
+    """What PyTorch's counter does not know: NNPACK's convolutions, as if they saved no products."""
+
+    def of_plain(x: Any, weight: Any, *rest: Any, out_shape: Any, **named: Any) -> int:
+        return conv_flop_count(x, weight, out_shape)
+
+    known = getattr(torch.ops.aten, "_nnpack_spatial_convolution", None)
+    return {} if known is None else {known: of_plain}
 
 
 def operations(call: Callable[[], object]) -> int:
