@@ -249,7 +249,8 @@ def test_counting_alone_times_nothing(tmp_path: Path) -> None:
     assert all(entry["time_ratio"] is None for entry in json.loads(target.read_text())["models"].values())
 
 
-def test_runs_interleave(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("clock_of", ["wall", "processor"])
+def test_runs_interleave(monkeypatch: pytest.MonkeyPatch, clock_of: str) -> None:
     """Each round begins with another subject, and the ratio is one of medians; a clock by hand."""
     clock, order = [0.0], []
     costs_of_a_run = {"published": [2.0, 2.0, 50.0], "cut": [3.0, 1.0, 1.0]}
@@ -261,8 +262,8 @@ def test_runs_interleave(monkeypatch: pytest.MonkeyPatch) -> None:
             clock[0] += costs_of_a_run[name][number - 1]
 
         monkeypatch.setattr(subject, "step", step)
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    assert time_ratios(subjects, iterations=3, warm_up=0) == {"published": 1.0, "cut": 0.5}
+    monkeypatch.setattr({"wall": "time.perf_counter", "processor": "time.process_time"}[clock_of], lambda: clock[0])
+    assert time_ratios(subjects, iterations=3, warm_up=0, clock=clock_of) == {"published": 1.0, "cut": 0.5}
     assert order == ["published", "cut", "cut", "published", "published", "cut"]
 
 
