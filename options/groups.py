@@ -206,7 +206,7 @@ class Runtime(Group):
     """machine"""
 
     gpu_ids: str = option("auto", "GPU to use, for example 0; -1: CPU; auto: GPU 0 if there is one. Several: torchrun")
-    fast: bool = option(False, "whatever makes a step faster on this device, with the same precision; it is printed")
+    fast: bool = option(False, "whatever makes networks faster on this device, with the same precision; it is printed")
     channels_last: bool = option(False, "channels of a position beside each other in memory (in --fast)")
     compile: bool = option(False, "residual blocks by torch.compile, where there is a compiler")
     checkpoint_blocks: bool = option(
