@@ -10,7 +10,7 @@ from data.single_dataset import SingleDataset
 from models import load_trained
 from options.groups import Given, Inference
 from options.parse import extra, inference_options
-from scripts.explaining.given import translate_given
+from scripts.explaining.given import translate_given, with_given
 from scripts.explaining.places import check_output
 from scripts.explaining.sizes import say_sizes
 from scripts.explaining.translation import read_target, translate_group
@@ -23,7 +23,7 @@ from util.visual.results import Results, Stored
 
 @as_one
 def main() -> int:
-    run = inference_options((Inference, Given), prog="test.py", turns=True)
+    run = with_given(inference_options((Inference, Given), prog="test.py", turns=True))
     wanted = extra(run, Inference)
     check_output(run)
     if extra(run, Given).input is not None:

@@ -199,6 +199,8 @@ def test_mistakes_are_one_line(colour: Path, deep: Path, command: Main, tmp_path
         ([*here, "--name", "y", "--input", "x"], "stands for --name; give one of them"),
         (["--checkpoint", colour / "latest_net_G.pth", "--input", "x"], f"is a file; give its folder, {colour}"),
         (["--checkpoint", tmp_path / "none", "--input", "x"], "does not exist; give --name"),
+        ([*here, "--input", tmp_path / "x.png", "--phase", "train"], "names the pictures, and so does --phase"),
+        ([*here, "--input", "x", "--output", "o", "--results_dir", "r"], "and so does --results_dir; give one"),
     ):
         status, _, err = command(entry_test, *words)
         assert (status, err.count("\n")) == (2, 1), (words, err)
