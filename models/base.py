@@ -80,6 +80,7 @@ class Model(ABC, Generic[S]):
     Attributes:
         nets: the networks by their name in checkpoints (`latest_net_<name>.pth`).
         inference_nets: those that translating and explaining need.
+        unread: names of options that every command knows and this model has no use for.
         translator: the one of them that translates; an epoch that was exported has its weights.
         back_translator: the network that translates the target to the source; empty where a model has none.
         phases: trained in this order in every step.
@@ -95,6 +96,7 @@ class Model(ABC, Generic[S]):
 
     Options: ClassVar[type[Group]]
     DATASET_MODE: ClassVar[str] = "unaligned"
+    unread: ClassVar[frozenset[str]] = frozenset()
     translator: ClassVar[str] = "G"
     back_translator: ClassVar[str] = ""
 

@@ -22,6 +22,7 @@ from models.networks.classifier import JUDGE, Classifier, build_classifier
 from models.networks.own_network import is_own
 from models.published_classifier import published_in
 from models.torchvision_weights import weights_file
+from options.groups import OF_TRANSLATORS
 from options.schema import Group, OptionError, option, shorten, show
 from util import ranks
 from util.checkpoint import load_weights
@@ -98,6 +99,7 @@ class ClassifierModel(Model[ClassifierState]):
 
     Options: ClassVar[type[Group]] = ClassifierOptions
     DATASET_MODE: ClassVar[str] = "classes"
+    unread: ClassVar[frozenset[str]] = OF_TRANSLATORS
     inference_nets = ("C",)
     size_multiple = 1
     best_by = "val_acc"

@@ -30,6 +30,7 @@ from models.networks.unet_decoder import UnetDecoder
 from models.seeding import BACKGROUND, FOREGROUND, IGNORED, precision_counts
 from models.teacher import BUILTIN, Seen, Teacher
 from models.trained_classifier import ClassifierSource, classifier_net, folder_of, source_of
+from options.groups import OF_TRANSLATORS
 from options.schema import Group, OptionError, shorten, show
 from util import ranks
 from util.registry import UnknownNameError
@@ -76,6 +77,7 @@ class FcamModel(Model[FcamState]):
 
     Options: ClassVar[type[Group]] = FcamOptions
     DATASET_MODE: ClassVar[str] = "wsol"
+    unread: ClassVar[frozenset[str]] = OF_TRANSLATORS
     inference_nets = ("C", "S")
 
     def __init__(

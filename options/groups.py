@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from options.schema import Group, OptionError, Size, option, shorten
+from options.schema import Group, OptionError, Size, fields_of, option, shorten
 
 COLORMAPS = ("jet", "rainbow", "turbo", "viridis", "inferno", "magma", "hot", "gray")
 MAP_NORMALS = ("minmax", "max", "percentile")
@@ -110,6 +110,10 @@ class Networks(Group):
         for flag in ("input_nc", "output_nc"):
             if getattr(self, flag) == 2:
                 raise OptionError(f"--{flag} 2: images have 1 channel (grey) or 3 (RGB)")
+
+
+# What shapes G and D or is about their game, for models that have neither.
+OF_TRANSLATORS = frozenset(fields_of(Networks)) - {"input_nc", "output_nc"} | {"gan_mode"}
 
 
 @dataclass(frozen=True)

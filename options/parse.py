@@ -145,6 +145,8 @@ def train_options(argv: Sequence[str] | None = None) -> RunOptions:
         gone = {name for term in set(TERMS.names()) - set(terms) for name in fields_of(TERMS.get(term).Options)}
         config = {name: value for name, value in config.items() if name not in gone}
     given = parse_flags(kinds, argv, "train.py", help_page.examples(model), brought_by, presets.PRESETS)
+    for flag in sorted(set(given) & MODELS.get(model).unread):
+        print(f"--{flag} does nothing here: --model {model} has no G and no D", file=sys.stderr)
     if own:
         _check_place(given)
     if own and file == own:

@@ -276,7 +276,8 @@ def test_an_image_that_is_too_small_is_a_bad_image(home: Path, tmp_path: Path, s
     shutil.copytree(home / "data/testA", own)
     for name, size in (("0.png", (3, 255)), ("1.png", (1, 1)), ("2.png", (8, 8))):
         assert cv2.imwrite(str(own / name), np.zeros((*size, 3), np.uint8))
-    flags = f"--dataroot {tmp_path}/data --name run --gpu_ids -1 --preprocess none --results_dir {tmp_path}/results"
+    own_flags = f"--dataroot {tmp_path}/data --name run --gpu_ids -1 --preprocess none"
+    flags = f"{own_flags} --results_dir {tmp_path}/results"
     told = run(script, flags, home)
     assert (told.status, told.err.count("error: ")) == (2, 1)
     words = "/0.png' is 3 x 255 pixels and comes to 4 x 256 (height x width), and the network needs sides of 8 pixels"
@@ -286,5 +287,5 @@ def test_an_image_that_is_too_small_is_a_bad_image(home: Path, tmp_path: Path, s
     assert told.status == 0, told.err
     assert "testA/1.png: is 1 x 1 pixels and comes to 4 x 4" in told.err
     assert "6 images translated" in told.out
-    given = run(script, f"{flags} --input {own}/0.png --output {tmp_path}/given", home)
+    given = run(script, f"{own_flags} --input {own}/0.png --output {tmp_path}/given", home)
     assert (given.status, given.err.count("the network needs sides of 8 pixels or more")) == (2, 1)

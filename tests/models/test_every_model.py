@@ -17,6 +17,7 @@ from data.base import Batch
 from models import MODELS
 from models.terms.base import TERMS
 from tests.models.fcam_bench import JUDGE, SMALL, classifier_run
+from util.engine.build import optimizers_from
 from util.engine.step import only_trains
 from util.seeding import generator
 from util.visual.base import LOSS_GROUPS, group_of
@@ -349,3 +350,24 @@ def test_losses_of_five_steps_are_golden(bench: BenchMaker, model: str) -> None:
     assert len(golden) == len(found)
     for step, (terms, wanted) in enumerate(zip(found, golden, strict=True)):
         assert terms == pytest.approx(wanted, rel=1e-4, abs=1e-6), f"step {step}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.get(name).unread])
+def test_what_a_model_says_it_does_not_read_it_does_not(
+    name: str, bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unread, asked = MODELS.get(name).unread, set[str]()
+    case = bench("--model", name, *FULL[name])
+    assert "--ngf does nothing here: --model " in capsys.readouterr().err
+
+    def watched(group: object, option: str) -> object:
+        if group is case.run.networks or group is case.run.optim:  # not those of a frozen classifier's run
+            asked.add(option)
+        return object.__getattribute__(group, option)
+
+    for kind in (type(case.run.networks), type(case.run.optim)):
+        monkeypatch.setattr(kind, "__getattribute__", watched, raising=False)
+    model = MODELS.get(name).from_options(case.run)
+    optimizers_from(case.run, model)
+    assert asked
+    assert not asked & unread
