@@ -55,6 +55,13 @@ class Conv2d(nn.Conv2d):
             return out
         return super().forward(x)
 
+    def unpadded(self, x: Tensor) -> Tensor:
+        """The convolution of an image that brings its border along."""
+        if self.fewer_products and self._pays(x):
+            out: Tensor = _FewerProducts.apply(x, self.weight, self.bias, 0)
+            return out
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
     def can_have_fewer_products(self) -> bool:
         """Whether the layer's shape is one for which that exists and pays."""
         high, wide = self.kernel_size

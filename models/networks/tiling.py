@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import BlurDownsample, BlurUpsample, ResnetBlock
+from models.networks.fast_conv import Conv2d
 from models.networks.generator_base import Generator, Tap
 from models.networks.resnet_generator import ResnetGenerator
 from util.errors import UserError
@@ -223,7 +224,8 @@ def _step_of(module: nn.Module) -> _Step:
         up = isinstance(module, nn.ConvTranspose2d)
         kernel, stride, padding = module.kernel_size[0], module.stride[0], int(module.padding[0])
         convolve = F.conv_transpose2d if up else F.conv2d
-        compute = partial(convolve, weight=module.weight, bias=module.bias, stride=stride)
+        plain = partial(convolve, weight=module.weight, bias=module.bias, stride=stride)
+        compute = module.unpadded if isinstance(module, Conv2d) else plain
         return _Step(compute, _Window(kernel, stride, padding, "zeros", up, module.output_padding[0]))
     return _Step(module)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.networks import Generator, ResnetGenerator, build_generator
+from models.networks import Generator, ResnetGenerator, build_generator, fast_conv
 from models.networks.tiling import TiledGenerator
 
 # In [-1, 1] and float32, what the module promises.
@@ -145,6 +145,20 @@ def test_nearly_constant_images_are_as_near_to_the_exact_ones() -> None:
     exact = net.double()(x.double()).float()
     assert difference(whole, exact) > TOLERANCE  # else there is nothing to see
     assert difference(tiled, exact) <= 3 * difference(whole, exact)
+
+
+@pytest.mark.skipif(not fast_conv.available(), reason="this PyTorch has no NNPACK for this processor")
+def test_convolutions_with_fewer_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = trained_like(ngf=16, n_blocks=4), picture(132, 140)
+    plain = net(x)
+    for conv in (module for module in net.modules() if isinstance(module, fast_conv.Conv2d)):
+        conv.fewer_products = True
+    asked: list[object] = []
+    real = fast_conv._FewerProducts.apply
+    monkeypatch.setattr(fast_conv._FewerProducts, "apply", lambda *given: (asked.append(given), real(*given))[1])  # type: ignore[func-returns-value]
+    made = TiledGenerator(net, TILE)(x)
+    assert len(asked) > 2 * 9  # tiles of the first and the last layer
+    assert difference(made, plain) <= 1e-4
 
 
 # --- no seams
