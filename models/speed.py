@@ -96,8 +96,8 @@ def keep_memory() -> bool:
 
 def _save_products(model: Model[Any]) -> bool:
     """Whether there is something to save; NNPACK then has as many threads as the rest of PyTorch."""
-    parts = [part for net in model.nets.values() for part in net.modules() if isinstance(part, fast_conv.Conv2d)]
-    parts = [part for part in parts if part.can_have_fewer_products()]
+    parts = [part for net in model.nets.values() for part in net.modules() if isinstance(part, fast_conv.SavesProducts)]
+    parts = [part for part in parts if part.can_save_products]
     if not parts or not fast_conv.available():
         return False
     for part in parts:

@@ -8,6 +8,7 @@ here, as matrix products; else PyTorch's own.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -40,30 +41,33 @@ _OF_KERNEL = (
 _OF_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
 
-class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, same parameters and names, that can be told to save products.
+class SavesProducts(nn.Module, ABC):
+    """A layer with one convolution, which can be told to save products.
 
     Attributes:
-        fewer_products: do so where it pays: stride 1, float32, CPU, an image and a kernel that are large enough.
+        fewer_products: do so where it pays: float32, CPU, images that are large enough.
     """
 
     fewer_products: bool = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.fewer_products and self._pays(x):
-            out: Tensor = _FewerProducts.apply(x, self.weight, self.bias, int(self.padding[0]))
-            return out
-        return super().forward(x)
+    @property
+    @abstractmethod
+    def can_save_products(self) -> bool:
+        """Whether the convolution's shape is one for which that exists and pays; it has stride 1 then."""
 
-    def unpadded(self, x: Tensor) -> Tensor:
-        """The convolution of an image that brings its border along."""
-        if self.fewer_products and self._pays(x):
-            out: Tensor = _FewerProducts.apply(x, self.weight, self.bias, 0)
-            return out
-        return F.conv2d(x, self.weight, self.bias, self.stride)
+    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        """`F.conv2d(x, weight, bias, stride, padding)`."""
+        if not (self.fewer_products and self.can_save_products and _pays(x, weight)):
+            return F.conv2d(x, weight, bias, stride, padding)
+        out: Tensor = _FewerProducts.apply(x, weight, bias, padding)
+        return out
 
-    def can_have_fewer_products(self) -> bool:
-        """Whether the layer's shape is one for which that exists and pays."""
+
+class Conv2d(SavesProducts, nn.Conv2d):
+    """`nn.Conv2d`, same parameters and names, that can be told to save products."""
+
+    @property
+    def can_save_products(self) -> bool:
         high, wide = self.kernel_size
         return (
             high == wide
@@ -71,20 +75,33 @@ class Conv2d(nn.Conv2d):
             and self.groups == 1
             and self.padding_mode == "zeros"
             and self.padding[0] == self.padding[1]
-            and 0 <= int(self.padding[0]) < high  # what NNPACK allows, forward and backward
-            and self.in_channels * self.out_channels * high * wide >= LEAST_WEIGHTS
+            and large_enough(self.weight, int(self.padding[0]))
         )
 
-    def _pays(self, x: Tensor) -> bool:
-        return (
-            self.can_have_fewer_products()
-            and x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-            and x.dim() == 4
-            and x.shape[2] * x.shape[3] >= LEAST_POSITIONS
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fewer_products and self.can_save_products:
+            return self.convolved(x, self.weight, self.bias, 1, int(self.padding[0]))
+        return super().forward(x)
+
+    def unpadded(self, x: Tensor) -> Tensor:
+        """The convolution of an image that brings its border along."""
+        return self.convolved(x, self.weight, self.bias, self.stride[0], 0)
+
+
+def large_enough(weight: Tensor, padding: int) -> bool:
+    """Whether a convolution of stride 1 has enough weights, and less padding than NNPACK allows in either direction."""
+    return 0 <= padding < weight.shape[-1] and weight.numel() >= LEAST_WEIGHTS
+
+
+def _pays(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and x.dim() == 4
+        and x.shape[2] * x.shape[3] >= LEAST_POSITIONS
+    )
 
 
 def available() -> bool:

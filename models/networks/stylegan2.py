@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.blocks import binomial_kernel
+from models.networks.fast_conv import SavesProducts, large_enough
 from models.networks.generator_base import Generator, Tap, run_in_order
 from models.networks.init import OwnWeights
 from util.errors import UserError
@@ -33,7 +34,7 @@ def _activated(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _SLOPE) * _GAIN
 
 
-class EqualConv2d(OwnWeights):
+class EqualConv2d(SavesProducts, OwnWeights):
     """Convolution whose weights begin as N(0, 1) and are divided by sqrt(fan in) in every pass.
 
     Adam's steps then have the same relative size in every layer (equalised learning rate: Karras et al., ICLR 2018,
@@ -58,10 +59,14 @@ class EqualConv2d(OwnWeights):
     def draw(self, generator: torch.Generator | None) -> None:
         self.draw_normal(self.weight, generator)
 
+    @property
+    def can_save_products(self) -> bool:
+        return self.stride == 1 and large_enough(self.weight, self.padding)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, inner, H, W) -> (N, outer, H / stride, W / stride)."""
         weight = self.weight / math.sqrt(self.weight[0].numel())
-        x = F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        x = self.convolved(x, weight, self.bias, self.stride, self.padding)
         return _activated(x) if self.activated else x
 
 

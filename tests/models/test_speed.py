@@ -74,7 +74,7 @@ def test_fast_is_the_same_step_to_rounding_and_says_what_it_chose(
     weight = next(p for p in other.model.nets["G"].parameters() if p.dim() == 4)
     assert weight.is_contiguous(memory_format=torch.channels_last) is not fewer
     convolutions = [m for m in other.model.nets["G"].modules() if isinstance(m, Conv2d)]
-    assert {conv.fewer_products for conv in convolutions if conv.can_have_fewer_products()} == {fewer}
+    assert {conv.fewer_products for conv in convolutions if conv.can_save_products} == {fewer}
     assert other.optimizers["G"].param_groups[0]["fused"]
 
 

@@ -111,7 +111,7 @@ def test_elsewhere_it_is_the_plain_layer(
     ],
 )
 def test_other_shapes_are_left_as_they_are(layer: Conv2d) -> None:
-    assert not layer.can_have_fewer_products()
+    assert not layer.can_save_products
 
 
 @needs_nnpack
