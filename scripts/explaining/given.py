@@ -38,12 +38,13 @@ def with_given(run: RunOptions) -> RunOptions:
     """The options with --input as the --image of explainers, and --output as the --results_dir that they write to.
 
     Raises:
-        OptionError: --input beside an option that chooses images of a split, --output beside --results_dir.
+        OptionError: --input beside an option that chooses images of a split, --output beside another --results_dir.
     """
     given = extra(run, Given)
     if given.input is None:
         return run
-    if given.output is not None and "results_dir" in run.given:
+    elsewhere = extra(run, Inference).results_dir
+    if given.output is not None and "results_dir" in run.given and Path(elsewhere) != Path(given.output):
         raise OptionError(f"--output {shorten(given.output)}: names the folder, and so does --results_dir; give one")
     if both := sorted({"image", "random", "index", "grid", "phase"} & run.given):
         raise OptionError(f"--input {shorten(given.input)}: names the pictures, and so does --{both[0]}; give one")

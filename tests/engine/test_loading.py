@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 INTERRUPTED = """
 import multiprocessing.util, os, runpy, signal, sys
 class Here: pass
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests were begun with it ignored
 here = Here()
 multiprocessing.util.register_after_fork(here, lambda _: os.killpg(0, signal.SIGINT))
 sys.path.insert(0, os.getcwd())
