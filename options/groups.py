@@ -211,7 +211,9 @@ class Runtime(Group):
 
     gpu_ids: str = option("auto", "GPU to use, for example 0; -1: CPU; auto: GPU 0 if there is one. Several: torchrun")
     fast: bool = option(False, "whatever makes networks faster on this device, with the same precision; it is printed")
-    channels_last: bool = option(False, "channels of a position beside each other in memory (in --fast on a GPU, and with --amp)")
+    channels_last: bool = option(
+        False, "channels of a position beside each other in memory (in --fast on a GPU, and with --amp)"
+    )
     compile: bool = option(False, "residual blocks by torch.compile, where there is a compiler")
     checkpoint_blocks: bool = option(
         False, "residual blocks keep their input alone and are computed twice: less memory, more time"
