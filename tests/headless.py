@@ -63,11 +63,18 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, condition: str) -> None:
-        for _ in range(500):
+        """Return once it holds; a minute, since a browser beside a busy suite can take long for anything."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
             if self.run(f"Boolean({condition})"):
                 return
             time.sleep(0.02)
-        raise AssertionError(f"never came true: {condition}")
+        raise AssertionError(f"never came true: {condition}; the page says: {self.run('document.body.innerText')}")
+
+    def click(self, element: str) -> None:
+        """Click what the expression finds, once it is there: pages draw their parts one after the other."""
+        self.wait_for(element)
+        self.run(f"({element}).click()")
 
     def open(self, path: Path) -> None:
         self.page("Page.navigate", url=path.as_uri())
