@@ -18,6 +18,7 @@ from models.networks.tiling import TiledGenerator
 from options.schema import Group, OptionError
 from util.registry import Registry
 from util.seeding import StepInfo
+from util.transfer import send
 from util.visual.pictures import to_uint8
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class State:
     def uniform(self, purpose: str) -> Tensor:
         """(N,) draws in [0, 1), one for each image, that depend on the step and on nothing that ranks share out."""
         draws = [torch.rand((), generator=self.info.generator(purpose, int(index))) for index in self.batch.index]
-        return torch.stack(draws).to(self.batch.A.device)
+        return send(torch.stack(draws), self.batch.A.device)
 
 
 S = TypeVar("S", bound=State)

@@ -31,6 +31,7 @@ from models.queries import sharpest_ids
 from models.terms import TERMS, ExtraTerm
 from options.schema import Group, OptionError, show
 from util.seeding import StepInfo, generator
+from util.transfer import send
 from util.visual.pictures import to_uint8
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class CutModel(Model[CutState]):
         }
         if self.gan_mode == "wgangp" and self.lambda_GP > 0:
             draws = [torch.rand((), generator=self._keyed(state, int(index))) for index in state.batch.index]
-            alpha = torch.stack(draws).to(fake.device)
+            alpha = send(torch.stack(draws), fake.device)
             terms["D_GP"] = 0.5 * self.lambda_GP * gradient_penalty(critic, real, fake, alpha)
         if self.lambda_R1 > 0 and state.info.step % self.r1_every == 0:
             terms["D_R1"] = 0.5 * self.lambda_R1 * self.r1_every * r1_penalty(critic, real)

@@ -19,6 +19,7 @@ from models.clustering import (
     standardise,
 )
 from util import ranks
+from util.transfer import send
 
 MODES = ("kmeans", "sinkhorn", "argmax", "none")
 # Whitening lifts every direction it keeps to the same weight, noise too: of 96 toy images, 32 directions drowned the
@@ -110,7 +111,7 @@ class PseudoLabels:
         if self.mode == "argmax":
             guess = logits.detach().argmax(1)
         else:
-            guess = torch.tensor([self._labels.get(file, -1) for file in files], device=labels.device)
+            guess = send(torch.tensor([self._labels.get(file, -1) for file in files]), labels.device)
         return torch.where(labels >= 0, labels, guess)
 
     def state(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.cam.functional import full_precision, rectify, resize_map
+from util.transfer import send
 
 NCE_QUERIES = ("random", "entropy")
 CAM_QUERY = "cam"
@@ -57,5 +58,5 @@ def ids_by_map(cam: Tensor, size: tuple[int, int], count: int, draws: Sequence[t
     # The largest of log p + Gumbel noise are a draw without replacement (Kool et al., ICML 2019).
     uniform = torch.stack([torch.rand(height * width, generator=draw, dtype=torch.float64) for draw in draws])
     noise = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-    scores = share.double().log() + noise.to(share.device)
+    scores = share.double().log() + send(noise, share.device)
     return scores.topk(min(count, height * width), dim=1).indices

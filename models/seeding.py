@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from util.seeding import StepInfo
+from util.transfer import send
 
 IGNORED, BACKGROUND, FOREGROUND = -1, 0, 1
 LEVELS = 256
@@ -60,7 +61,7 @@ class Seeder:
             everywhere, is not finite, or leaves no region above its threshold: then it says nothing.
         """
         maps = maps.detach()
-        draws = self._draws(info, indices).to(maps.device)
+        draws = send(self._draws(info, indices), maps.device)
         region = self.region(maps)
         low = lowest(maps, self.lowest).masked_fill(~region.flatten(1).any(1)[:, None, None], 0.0)
         front = dilate(sample(region.to(low.dtype), draws[:, : self.foreground]), self.grow)
@@ -92,10 +93,12 @@ def otsu(levels: Tensor) -> Tensor:
         (N,) int64; 0 for an image of one level. Of several best levels the lowest.
     """
     count = len(levels)
-    rows = levels.flatten(1) + LEVELS * torch.arange(count, device=levels.device)[:, None]
     # Sums of whole numbers, which float32 holds exactly up to 2^24, thus of maps of up to 256 x 256 pixels. Larger sums
     # are rounded, equal ones alike: levels that part the same pixels stay ties.
-    histogram = torch.bincount(rows.flatten(), minlength=LEVELS * count).view(count, LEVELS)
+    # Not `bincount`, for which the host waits: it looks for the largest value.
+    histogram = torch.zeros(count, LEVELS, dtype=torch.int64, device=levels.device).scatter_add_(
+        1, levels.flatten(1), torch.ones_like(levels).flatten(1)
+    )
     values = histogram * torch.arange(LEVELS, device=levels.device)
     below, sum_below = histogram.cumsum(1)[:, :-1].float(), values.cumsum(1)[:, :-1].float()
     above, sum_above = histogram.sum(1, keepdim=True) - below, values.sum(1, keepdim=True) - sum_below

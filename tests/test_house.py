@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, int], ...] = (
     ("util.registry", 0),
     ("util.ranks", 0),
     ("util.seeding", 0),
+    ("util.transfer", 0),
     ("util.files", 0),
     ("util.forks", 0),
     ("util.background", 0),

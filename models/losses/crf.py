@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from util.transfer import send
+
 SIGMA_RGB = 15.0  # of intensities 0..255
 SIGMA_XY = 100.0  # pixels, of an image of REFERENCE pixels a side
 REFERENCE = 224
@@ -165,7 +167,7 @@ def _blur(length: int, cell: float, like: Tensor) -> Tensor:
     variance = 1 / cell**2 - 1 / 3
     mass = math.sqrt(2 * math.pi) / cell / float(torch.exp(-reach.square() / (2 * variance)).sum())
     kernel = mass * torch.exp(-(steps[:, None] - steps).square() / (2 * variance))
-    return kernel.to(like)
+    return send(kernel.to(like.dtype), like.device)
 
 
 def _through_grid(values: Tensor, places: Tensor, cell: float) -> Tensor:
@@ -177,7 +179,7 @@ def _through_grid(values: Tensor, places: Tensor, cell: float) -> Tensor:
     shape = [int(length) + 2 for length in (base.amax((0, 2)) - low).tolist()]
     share, cells = places - base, math.prod(shape)
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    at = (base - low[:, None]).long() * torch.tensor(strides, device=base.device)[:, None]
+    at = (base - low[:, None]).long() * send(torch.tensor(strides), base.device)[:, None]
     first = at.sum(1) + cells * torch.arange(count, device=base.device)[:, None]
     grid = values.new_zeros(count * cells, depth)
     for offset, weight in _corners(share, strides):

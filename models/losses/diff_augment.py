@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from util.transfer import send
+
 SHIFT = 0.125  # largest translation, as a share of the side
 HOLE = 0.5  # side of the hole of cutout, as a share of the image's
 BLUR = 1.5  # largest standard deviation of the blur, in pixels
@@ -80,7 +82,7 @@ def _noise(images: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
     for generator in draws:
         deviation = NOISE * float(torch.rand((), generator=generator))
         found.append(deviation * torch.randn(images.shape[1:], generator=generator))
-    return images + torch.stack(found).to(images)
+    return images + send(torch.stack(found).to(images.dtype), images.device)
 
 
 # In the order in which they are applied.
@@ -117,4 +119,5 @@ def diff_augment(images: Tensor, words: Sequence[str], draw: Callable[[int], tor
 
 def _uniform(images: Tensor, draws: Sequence[torch.Generator], count: int) -> Tensor:
     """(N, count) in [0, 1), of the images' kind; drawn on the CPU."""
-    return torch.stack([torch.rand(count, generator=generator) for generator in draws]).to(images)
+    drawn = torch.stack([torch.rand(count, generator=generator) for generator in draws])
+    return send(drawn.to(images.dtype), images.device)

@@ -47,5 +47,7 @@ def _log_distribution(z: Tensor, temperature: float) -> Tensor:
     """(N,P,C) -> log probabilities (N,P,P-1) over the other patches."""
     patches = z.shape[1]
     similarity = torch.bmm(z, z.transpose(1, 2)) / temperature
-    others = ~torch.eye(patches, dtype=torch.bool, device=z.device)
-    return similarity[:, others].view(len(z), patches, patches - 1).log_softmax(2)
+    # Row by row without the diagonal, which in the flat list is every (P+1)-th entry. For a mask the host would wait,
+    # to know how many entries it has.
+    others = similarity.flatten(1)[:, 1:].view(len(z), patches - 1, patches + 1)[:, :, :-1]
+    return others.reshape(len(z), patches, patches - 1).log_softmax(2)

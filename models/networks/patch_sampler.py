@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from util.seeding import generator
+from util.transfer import send
 
 PATCH_SAMPLERS = ("mlp_sample", "sample", "reshape")
 
@@ -52,7 +53,7 @@ def draw_patch_ids(
             ids = torch.arange(size)
         else:
             ids = torch.randperm(size, generator=generator(seed, purpose, step, index))[:num_patches]
-        drawn.append(ids.to(device, non_blocking=True))
+        drawn.append(send(ids, device))
     return drawn
 
 

@@ -16,8 +16,9 @@ class ImagePool:
     Until it is full, every image is kept and returned. From then on each image is returned as it is with probability
     1/2; else it takes the place of one kept image, drawn evenly, which is returned in its stead.
 
-    An image that is not finite is returned and never kept: it would spoil later steps. One of another size than the
-    image that is drawn takes that one's place and is returned itself: a batch has one size.
+    An image that is not finite is returned and never kept, as it would spoil later steps: what it would have replaced
+    stays, and where nothing was, a grey image (0 everywhere) is kept. One of another size than the image that is drawn
+    takes that one's place and is returned itself: a batch has one size.
 
     What is drawn depends on seed, step and the image's place in the epoch's order, not on the rank. Every process has
     a pool of its own images all the same, so that two processes do not equal one with twice the batch; and
@@ -56,15 +57,18 @@ class ImagePool:
         draw = info.generator(self._purpose, place)
         replaces = bool(torch.rand((), generator=draw) < 0.5)
         slot = int(torch.randint(self.size, (), generator=draw))  # both are drawn always: no draw shifts another
-        if not bool(torch.isfinite(image).all()):
-            return image
+        finite = torch.isfinite(image).all()  # not asked for on the host, which would wait for a GPU
         if len(self._kept) < self.size:
-            self._kept.append(image.clone())
+            self._kept.append(torch.where(finite, image, 0.0))
             return image
         if not replaces:
             return image
-        former, self._kept[slot] = self._kept[slot], image.clone()
-        return former.to(image) if former.shape == image.shape else image
+        former = self._kept[slot].to(image)
+        if former.shape != image.shape:
+            self._kept[slot] = torch.where(finite, image, 0.0)
+            return image
+        self._kept[slot] = torch.where(finite, image, former)
+        return torch.where(finite, former, image)
 
     def state(self) -> list[Tensor]:
         """The images kept, in order: what a run continues from."""
