@@ -157,19 +157,22 @@ class FcamModel(Model[FcamState]):
             self.messages.append("of images without a label the class that the classifier predicts is mapped")
 
     def forward_train(self, batch: Batch, info: StepInfo) -> FcamState:
-        seen = self.look(batch.A, batch.label_A)
+        seen = self.look(batch.A, batch.label_A, checked=True)  # by `check_data`
         seeds = self._training.seeder(seen.cam, info, batch.index.tolist())
         return FcamState(batch, info, seen, seeds, self.decoder(seen.stages, _size(batch.A)))
 
-    def look(self, images: Tensor, classes: Tensor | None = None) -> Seen:
+    def look(self, images: Tensor, classes: Tensor | None = None, *, checked: bool = False) -> Seen:
         """What the classifier sees, and the teacher's maps of classes (N,); -1, or None for all: its own choice.
+
+        Args:
+            checked: see `Teacher.look`.
 
         Raises:
             OptionError: the teacher does not fit the classifier.
         """
         labels = torch.full((len(images),), -1, device=images.device) if classes is None else classes
         try:
-            return self.teacher.look(images, labels)
+            return self.teacher.look(images, labels, checked=checked)
         except ExplainError as error:
             layer = "" if self.opt.teacher_layer == AUTO else f" --teacher_layer {shorten(self.opt.teacher_layer)}"
             raise OptionError(f"--teacher {self.opt.teacher}{layer}: {error}") from error

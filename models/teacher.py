@@ -14,7 +14,7 @@ from models.cam.errors import ExplainError
 from models.cam.functional import full_precision
 from models.cam.layers import AUTO, find_layer
 from models.cam.scaling import minmax
-from models.cam.subject import Subject
+from models.cam.subject import Memory, Subject
 from models.cam.targets import ClassTarget, Target
 from models.networks.frozen_classifier import FrozenClassifier
 
@@ -55,30 +55,34 @@ class Teacher:
         self.net, self.method = net, method
         self._layer_name = layer
         self._layer: nn.Module | None = None
+        self._memory = Memory()
         self._explainer: Explainer | None = None if method == BUILTIN else EXPLAINERS.get(method)()
         if method == BUILTIN and not hasattr(net.net, "class_maps"):
             raise ExplainError(
                 f"{type(net.net).__name__} has no maps of its own; take one of {', '.join(EXPLAINERS.names())}"
             )
 
-    def look(self, images: Tensor, labels: Tensor) -> Seen:
+    def look(self, images: Tensor, labels: Tensor, *, checked: bool = False) -> Seen:
         """Maps, stages and logits of images (N, C, H, W); of label -1 the class predicted is explained.
 
         Nothing carries a gradient. Methods that need further passes make them; CAM and its kin need none.
+
+        Args:
+            checked: the labels are known to be classes of the network; a GPU is then not waited for.
 
         Raises:
             ExplainError: a method, layer or class that does not fit; it calls layers as --teacher_layer does.
         """
         try:
-            return self._look(images, labels)
+            return self._look(images, KnownOrPredicted(labels, checked))
         except ExplainError as error:
             text = str(error).replace(type(self.net).__name__, type(self.net.net).__name__)
             raise ExplainError(re.sub(r"(?<![\w.])net\.", "", text)) from error
 
-    def _look(self, images: Tensor, labels: Tensor) -> Seen:
-        target, layer = KnownOrPredicted(labels), self._layer_of(images)
+    def _look(self, images: Tensor, target: Target) -> Seen:
+        layer = self._layer_of(images)
         with self.net.noting() as stages:
-            subject = Subject(self.net, images, layer, target)
+            subject = Subject(self.net, images, layer, target, memory=self._memory)
             logits, classes = (
                 subject.output.detach(),
                 subject.classes,
@@ -124,14 +128,16 @@ class KnownOrPredicted(Target):
 
     Args:
         labels: (N,) int64.
+        checked: they are known to be classes of the network.
     """
 
-    def __init__(self, labels: Tensor) -> None:
-        self._labels = labels
+    def __init__(self, labels: Tensor, checked: bool = False) -> None:
+        self._labels, self._checked = labels, checked
 
     def fixed(self, output: Tensor) -> ClassTarget:
         classes = torch.where(self._labels >= 0, self._labels, output.argmax(1))
-        return ClassTarget(classes[:, None]).fixed(output)
+        target = ClassTarget(classes[:, None])
+        return target.granted(output) if self._checked else target.fixed(output)
 
     def __call__(self, output: Tensor) -> Tensor:
         return self.fixed(output)(output)

@@ -44,10 +44,8 @@ class AblationCam(Explainer):
 
 def _scores(subject: Subject, activations: Tensor) -> tuple[Tensor, Tensor]:
     """y (N, T) and y_k (N, T, C)."""
-    for features in (activations, activations.relu()):  # a ReLU may come before the mean, as in DenseNet
-        head = subject.linear_head(features)
-        if head is not None:
-            return _by_head(subject, features, head)
+    if (found := subject.averaged()) is not None:
+        return _by_head(subject, *found)
     return subject.scores, _one_by_one(subject, activations)
 
 

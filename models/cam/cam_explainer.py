@@ -40,10 +40,9 @@ class Cam(Explainer):
         Raises:
             ExplainError: the network goes on otherwise behind the layer.
         """
-        for features in (subject.activations, subject.activations.relu()):
-            head = subject.linear_head(features)
-            if head is not None:
-                return cam(features[:, None], _rows(subject.output_gradients, head.weight))
+        if (found := subject.averaged()) is not None:
+            features, head = found
+            return cam(features[:, None], _rows(subject.output_gradients, head.weight))
         raise ExplainError(
             f"cam needs a mean over positions and one linear layer behind layer '{subject.layer_name}', which is not"
             " how this network goes on: take the last layer before the mean, or gradcam, which is its generalisation"

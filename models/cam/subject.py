@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,19 @@ class _Pass(NamedTuple):
         return _Pass(activation, self.output.detach(), self.scores.detach(), self.precision)
 
 
+@dataclass
+class Memory:
+    """What holds for all images of a network that stays as it is, so that it is not found out for each batch anew.
+
+    Finding out means looking at numbers, for which the host waits until a GPU has made them.
+
+    Attributes:
+        linear: whether a ReLU comes before the mean of `Subject.averaged`, and the layer behind it, once found.
+    """
+
+    linear: tuple[bool, nn.Linear] | None = None
+
+
 class Subject:
     """What is explained.
 
@@ -65,6 +79,7 @@ class Subject:
             dropout and batch statistics if it is training) and everything is recorded. Otherwise only what follows the
             layer is recorded, until the gradients have been taken.
         chunk: most rows in one further forward pass (`score`, `from_layer`); at least N are taken.
+        memory: of other images that the same network has seen through the same layer, as it now is.
 
     Raises:
         ExplainError: images are no batch, or the layer is not the network's. When asked for: a layer that is not
@@ -82,8 +97,10 @@ class Subject:
         output: Callable[[Any], Tensor] | None = None,
         create_graph: bool = False,
         chunk: int = 64,
+        memory: Memory | None = None,
     ) -> None:
         check_batch(images)
+        self._memory = memory or Memory()
         self.net, self.layer = unwrapped(net), layer
         self.layer_name = "" if layer is None else layer_name(self.net, layer)
         self.create_graph, self.chunk = create_graph, chunk
@@ -156,15 +173,30 @@ class Subject:
         Args:
             features: (N, C, h, w), what is averaged; None: the activations. Their ReLU, where the network applies it.
         """
-        features = self.activations if features is None else features
+        module = self._linear_behind(self.activations if features is None else features)
+        return None if module is None else self._head_of(module)
+
+    def averaged(self) -> tuple[Tensor, LinearHead] | None:
+        """What is averaged, (N, C, h, w), and the head behind it: the activations, or their ReLU as in DenseNet."""
+        activations = self.activations
+        if (known := self._memory.linear) is not None:
+            rectified, module = known
+            return activations.relu() if rectified else activations, self._head_of(module)
+        for rectified, features in ((False, activations), (True, activations.relu())):
+            if (found := self._linear_behind(features)) is not None:
+                self._memory.linear = (rectified, found)
+                return features, self._head_of(found)
+        return None
+
+    def _linear_behind(self, features: Tensor) -> nn.Linear | None:
         if self.output.ndim != 2:
             return None
         pooled, shape = features.mean((2, 3)), (self.output.shape[1], features.shape[1])
         for module in reversed(list(self.net.modules())):
-            if isinstance(module, nn.Linear) and tuple(module.weight.shape) == shape:
-                head = self._head_of(module)
-                if self._explains_output(head, pooled):
-                    return head
+            if not isinstance(module, nn.Linear) or tuple(module.weight.shape) != shape:
+                continue
+            if self._explains_output(self._head_of(module), pooled):
+                return module
         return None
 
     # --- further passes

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.cam.errors import ExplainError
 from models.cam.layers import find_layer
-from models.cam.subject import Subject, layer_name
+from models.cam.subject import Memory, Subject, layer_name
 from models.cam.targets import ClassTarget, LogProbability, MaskTarget, PatchTarget, TopK
 from tests.cam.tiny_networks import CLASSES, DenseLike, TinyNet, WithBypass, compiled, filled, pictures
 
@@ -368,6 +368,19 @@ def test_linear_head_behind_a_relu_and_without_a_bias() -> None:
     head = subject.linear_head(subject.activations.relu())
     assert head is not None
     assert torch.equal(head.bias, torch.zeros(CLASSES))
+
+
+def test_what_was_found_once_holds_for_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, memory = filled(DenseLike()), Memory()
+    assert Subject(net, pictures(), net.features, 1, memory=memory).averaged() is not None
+    assert memory.linear == (True, net.classify)
+    fresh = Subject(net, pictures() * 0.5, net.features, 1).averaged()
+    monkeypatch.setattr(Subject, "_explains_output", lambda *_: pytest.fail("looked again"))
+    again = Subject(net, pictures() * 0.5, net.features, 1, memory=memory).averaged()
+    assert fresh is not None
+    assert again is not None
+    assert torch.equal(fresh[0], again[0])
+    assert torch.equal(fresh[1].weight, again[1].weight)
 
 
 def test_linear_head_is_not_another_layer_of_the_same_shape() -> None:

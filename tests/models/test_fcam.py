@@ -21,6 +21,7 @@ from data.wsol_truth import WsolBatch
 from models import load_run
 from models.fcam_model import FcamModel, FcamState, seed_counts
 from models.losses.crf import Affinity, crf_energy, weight_from_fcam
+from models.teacher import Seen
 from options.parse import train_options
 from options.schema import OptionError
 from tests.conftest import tiny_flags
@@ -105,9 +106,12 @@ def test_maps_that_say_nothing_leave_every_value_finite(bench: BenchMaker, monke
     made = bench(*flags())
     assert isinstance(made.model, FcamModel)
     look = made.model.teacher.look
-    monkeypatch.setattr(
-        made.model.teacher, "look", lambda *args: (seen := look(*args))._replace(cam=torch.zeros_like(seen.cam))
-    )
+
+    def blank(*args: Any, **more: Any) -> Seen:
+        seen = look(*args, **more)
+        return seen._replace(cam=torch.zeros_like(seen.cam))
+
+    monkeypatch.setattr(made.model.teacher, "look", blank)
     scalars = made.step().scalars
     assert float(scalars["SL"]) == 0
     assert all(bool(torch.isfinite(value)) for value in scalars.values())
