@@ -301,7 +301,9 @@ class CutCamModel(CutModel):
     def _watch(self, state: CutCamState) -> None:
         epoch = int(state.info.progress)
         images = state.batch.file_A  # not the place in the epoch's order, which is another image's in the next epoch
-        self.messages += self.watch.see_maps(rectify(state.cam_A), epoch, used=state.cam_ramp > 0, images=images)
+        self.messages += self.watch.see_maps(
+            rectify(state.cam_A), epoch, used=state.cam_ramp > 0, images=images, step=state.info.step
+        )
         if state.cls_ramp > 0:
             self.messages += self.watch.see_head(state.logits_A.softmax(1), state.batch.label_A, epoch, state.info.step)
 

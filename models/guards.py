@@ -18,7 +18,9 @@ COLLAPSED = 1.5  # effective classes below which a head counts as collapsed
 
 
 class CollapseGuard:
-    """Remembers the head's predictions and the true labels of the last steps.
+    """Remembers the head's predictions and the true labels of the last steps, on the device where they are made.
+
+    What is asked of it waits for that device; watching does not.
 
     A head that always predicts the same class is no explanation, and its maps are none either. Where the true
     labels of the same steps are as uniform, the head is right, and nothing is wrong.
@@ -51,38 +53,46 @@ class CollapseGuard:
         smoothed = probabilities.detach().float().mean(0)
         meant = (smoothed - self._smoothing / len(smoothed)).clamp_min(0)
         both = ranks.mean_over_ranks(torch.stack([meant / meant.sum(), true]))
-        if not bool(torch.isfinite(both).all()):  # a step that will be skipped must leave no trace
-            return
+        self._predicted, self._true = self._predicted.to(both.device), self._true.to(both.device)
         if step < 0 or step != self._step:
             self._step, self._parts = step, 0
             self._seen += 1
         row = (self._seen - 1) % len(self._predicted)
         self._parts += 1
-        for kept, found in zip((self._predicted, self._true), both.cpu(), strict=True):
+        for kept, found in zip((self._predicted, self._true), both, strict=True):
             kept[row] = found if self._parts == 1 else torch.lerp(kept[row], found, 1 / self._parts)
+
+    def _rows(self) -> Tensor:
+        """(2, n, K): predictions and labels of the window's steps but for those that were skipped, being not finite."""
+        window = torch.stack([self._predicted, self._true])[:, : min(self._seen, len(self._predicted))]
+        return window[:, window.isfinite().all(2).all(0)]
 
     @property
     def effective(self) -> float:
         """Effective number of predicted classes in the window, 1 to K; NaN before the first step."""
-        rows = self._predicted[: min(self._seen, len(self._predicted))]
+        rows = self._rows()[0]
         return float(effective_classes(rows)) if len(rows) else math.nan
 
     @property
     def shares(self) -> Tensor:
         """(K,) mean share of each class in the window, without the loss's smoothing; NaN before the first step."""
-        return self._predicted[: min(self._seen, len(self._predicted))].mean(0)
+        return self._rows()[0].mean(0)
 
     @property
     def collapsed(self) -> bool:
         """Whether a full window of predictions names one class although the labels do not."""
-        if self._seen < len(self._predicted) or self.effective >= COLLAPSED:
+        if self._seen < len(self._predicted):
             return False
-        labelled = self._true.sum(1, keepdim=True)
-        rows = (self._true / labelled.clamp_min(1e-12))[labelled[:, 0] > 0]
+        predicted, true = self._rows()
+        if len(predicted) == 0 or float(effective_classes(predicted)) >= COLLAPSED:
+            return False
+        labelled = true.sum(1, keepdim=True)
+        rows = (true / labelled.clamp_min(1e-12))[labelled[:, 0] > 0]
         return len(rows) == 0 or float(effective_classes(rows)) >= COLLAPSED
 
     def state(self) -> dict[str, Any]:
-        return {"predicted": self._predicted.clone(), "true": self._true.clone(), "seen": self._seen}
+        kept = {"predicted": self._predicted, "true": self._true}
+        return {name: rows.cpu().clone() for name, rows in kept.items()} | {"seen": self._seen}
 
     def load(self, state: Mapping[str, Any]) -> None:
         window, before, seen = len(self._predicted), len(state["predicted"]), int(state["seen"])
@@ -142,7 +152,10 @@ class GradientCap:
 
 
 class MapMemory:
-    """The last few maps, small, to tell whether maps depend on the image at all."""
+    """The last few maps, small and where they are made, to tell whether maps depend on the image at all.
+
+    What is asked of it waits for that device; watching does not.
+    """
 
     SIDE, LENGTH = 16, 16
 
@@ -151,30 +164,34 @@ class MapMemory:
         self._images = torch.zeros(0, dtype=torch.int64)
 
     def watch(self, maps: Tensor, images: Tensor | None = None) -> None:
-        """Take (N, H, W) rectified maps; one that is not finite is left out.
+        """Take (N, H, W) rectified maps; one that is not finite is left out of what is asked.
 
         Args:
             images: (N,) int64, which image each is of; none: N images that have not been seen before.
         """
-        small = resize_map(maps.detach(), (self.SIDE, self.SIDE)).cpu()
-        finite = small.flatten(1).isfinite().all(1)
-        numbers = torch.full((len(small),), -1) if images is None else images.cpu()
-        self._maps = torch.cat([self._maps, small[finite]])[-self.LENGTH :]
-        self._images = torch.cat([self._images, numbers[finite]])[-self.LENGTH :]
+        small = resize_map(maps.detach(), (self.SIDE, self.SIDE))
+        numbers = torch.full((len(small),), -1) if images is None else images
+        self._maps = torch.cat([self._maps.to(small.device), small])[-self.LENGTH :]
+        self._images = torch.cat([self._images.to(numbers.device), numbers])[-self.LENGTH :]
+
+    def _finite(self) -> tuple[Tensor, Tensor]:
+        kept = self._maps.flatten(1).isfinite().all(1)
+        return self._maps[kept], self._images[kept.to(self._images.device)]
 
     @property
     def dead_share(self) -> float:
         """Share of the remembered maps that are zero everywhere; 0 until the memory is full."""
         if len(self._maps) < self.LENGTH:
             return 0.0
-        return float((self._maps.flatten(1).amax(1) <= 0).float().mean())
+        maps, _ = self._finite()
+        return float((maps.flatten(1).amax(1) <= 0).float().mean()) if len(maps) else 0.0
 
     def correlation(self) -> Tensor:
         """Mean Pearson correlation between maps of different images; NaN with fewer than two."""
-        return cross_image_correlation(self._maps, self._images)
+        return cross_image_correlation(*self._finite())
 
     def state(self) -> dict[str, Any]:
-        return {"maps": self._maps.clone(), "images": self._images.clone()}
+        return {"maps": self._maps.cpu().clone(), "images": self._images.cpu().clone()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._maps = state["maps"].clone()

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.guards import CollapseGuard, EpochAlarm, MapMemory
 from util.errors import UserError
 
+LOOK_EVERY = 10  # steps: looking waits for a GPU, and what is looked for does not come and go
 DEAD_SHARE = 0.5  # of the last maps, from which on they are warned about
 COLLAPSE_REMEDY = "Give labels (--labels_A), use --pseudo_labels kmeans, or --lambda_CLS 0 --lambda_CAM 0"
 
@@ -36,18 +37,20 @@ class HeadWatch:
         self.collapsed = False
         self._alarm, self._window, self._stop = EpochAlarm(), window, stop
 
-    def see_maps(self, maps: Tensor, epoch: int, used: bool, images: Tensor | None = None) -> list[str]:
+    def see_maps(self, maps: Tensor, epoch: int, used: bool, images: Tensor | None = None, step: int = 0) -> list[str]:
         """Take a step's rectified maps (N, h, w); what there is to say.
 
         Args:
             used: a loss or weight goes by the maps in this step.
+            step: its number; maps of all steps are taken, and every `LOOK_EVERY` steps they are looked at.
             images: (N,) int64, which image each map is of; none: of images that have not been seen before.
         """
         self.memory.watch(maps, images)
         said = []
-        if used and self.memory.dead_share >= DEAD_SHARE and self._alarm.due("dead", epoch):
+        dead = self.memory.dead_share if used and step % LOOK_EVERY == 0 else 0.0
+        if dead >= DEAD_SHARE and self._alarm.due("dead", epoch):
             said.append(
-                f"WARNING: {self.memory.dead_share:.0%} of the last {MapMemory.LENGTH} class activation maps are dead "
+                f"WARNING: {dead:.0%} of the last {MapMemory.LENGTH} class activation maps are dead "
                 "(no evidence for their class anywhere): the CAM terms and --cam_weight_adv have nothing to go by. "
                 "Give labels (--labels_A), start the terms later (--cam_start_epoch), choose another --cam_layer, or "
                 "lower --lambda_CAM"
@@ -60,13 +63,13 @@ class HeadWatch:
         """Take a step's predictions (N, K) and true labels (N,), -1 unknown; what there is to say.
 
         Args:
-            step: its number, see `CollapseGuard.watch`.
+            step: its number, see `CollapseGuard.watch`; every `LOOK_EVERY` steps the head is judged, without it always.
 
         Raises:
             CollapseError: the head has collapsed, and that ends the run.
         """
         self.guard.watch(probabilities, labels, step)
-        if not self.guard.collapsed:
+        if (step >= 0 and step % LOOK_EVERY) or not self.guard.collapsed:
             return []
         text = (
             f"the class head has collapsed: {self.guard.effective:.2f} effective classes over the last {self._window} "

@@ -17,7 +17,7 @@ from data.single_dataset import SingleDataset
 from models import load_run
 from models.cam.functional import correlation, rectify
 from models.cutcam_model import CutCamModel, CutCamState
-from models.head_watch import CollapseError
+from models.head_watch import LOOK_EVERY, CollapseError
 from options.groups import Inference
 from options.parse import inference_options
 from options.schema import OptionError
@@ -43,11 +43,13 @@ def test_a_collapsed_head_loses_its_terms(bench: BenchMaker) -> None:
     made = bench(*README, "--collapse_window", 50)
     assert {"CLS", "CAM"} <= set(made.step().scalars)
     collapse(cutcam(made))
-    made.step(1)
+    made.step(LOOK_EVERY - 1)
+    assert not made.model.messages
+    made.step(LOOK_EVERY)
     (message,) = made.model.messages
     assert "the class head has collapsed: 1." in message
     assert "--pseudo_labels kmeans" in message
-    after = made.step(2)
+    after = made.step(LOOK_EVERY + 1)
     assert not {"CLS", "CAM"} & set(after.scalars)
     assert isinstance(after.state, CutCamState)
     assert cutcam(made).gan_weights(after.state).g_fake is None
@@ -70,7 +72,7 @@ def test_on_collapse_stop(bench: BenchMaker) -> None:
     made = bench(*README, "--collapse_window", 50, "--on_collapse", "stop")
     collapse(cutcam(made))
     with pytest.raises(CollapseError, match="the class head has collapsed"):
-        made.step(1)
+        made.step(LOOK_EVERY)
 
 
 TOY = (

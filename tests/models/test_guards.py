@@ -127,6 +127,24 @@ def test_a_continued_run_may_have_another_window(seen: int, window: int) -> None
     assert len(new.state()["predicted"]) == window
 
 
+def test_a_step_that_is_not_finite_counts_for_nothing() -> None:
+    guard = CollapseGuard(4, window=3)
+    for images in (ONE, even(0) * math.nan, even(0)):
+        guard.watch(images, UNKNOWN)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert guard.effective == pytest.approx(math.exp(entropy))
+    assert guard.shares.tolist() == pytest.approx([0.75, 0.25, 0, 0])
+    assert not guard.collapsed
+    guard.watch(ONE, UNKNOWN)
+    guard.watch(even(0) / 0.0, UNKNOWN)
+    guard.watch(ONE, UNKNOWN)
+    assert guard.collapsed  # by the two steps of the window that count
+    for _ in range(3):
+        guard.watch(even(0) * math.nan, UNKNOWN)
+    assert not guard.collapsed
+    assert math.isnan(guard.effective)
+
+
 # --- gradient cap
 
 
@@ -209,6 +227,22 @@ def test_an_image_alone_has_no_other_to_be_compared_with() -> None:
     assert math.isnan(float(again.correlation()))
     memory.watch(torch.rand(1, 16, 16), torch.tensor([5]))
     assert not math.isnan(float(memory.correlation()))
+
+
+def test_a_map_that_is_not_finite_is_left_out() -> None:
+    memory, whole = MapMemory(), MapMemory()
+    for seed in range(4):
+        one = torch.rand(1, 16, 16, generator=generator(seed, "maps"))
+        whole.watch(one)
+        memory.watch(one)
+        memory.watch(one * math.nan)
+    assert torch.equal(memory.correlation(), whole.correlation())
+    for _ in range(MapMemory.LENGTH // 2):
+        memory.watch(torch.zeros(1, 16, 16))
+    assert memory.dead_share == pytest.approx(8 / 12)
+    for _ in range(MapMemory.LENGTH):
+        memory.watch(torch.full((1, 16, 16), math.inf))
+    assert memory.dead_share == 0
 
 
 def test_maps_of_an_earlier_version_s_checkpoint_count_as_of_different_images() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.cutcam_model import CutCamModel
 from models.guards import MapMemory
-from models.head_watch import CollapseError, HeadWatch
+from models.head_watch import LOOK_EVERY, CollapseError, HeadWatch
 
 if TYPE_CHECKING:
     from tests.conftest import BenchMaker
@@ -73,7 +73,7 @@ def test_a_collapse_ends_the_run_where_asked() -> None:
 def test_training_on_dead_maps_says_so(bench: BenchMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench("--model", "cutcam", "--num_classes", 4, "--cam_weight_adv")
     monkeypatch.setattr(CutCamModel, "class_map", lambda self, feature, hidden, classes: -hidden.abs().sum(1))
-    for step in range(MapMemory.LENGTH):
+    for step in range(2 * LOOK_EVERY + 1):  # the memory of 16 maps is full before it is looked at again
         made.step(step)
     (message,) = made.model.messages
     assert "class activation maps are dead" in message
