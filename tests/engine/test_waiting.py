@@ -83,6 +83,7 @@ def test_a_step_waits_for_nothing(bench: BenchMaker, case: str) -> None:
     with noting() as found:  # reading is what these are for
         made.model.monitors(result.state)
         made.model.visuals(result.state)
+        made.model.panel(batch.A)
     assert [line for line in found if MIXED in line] == []
 
 
