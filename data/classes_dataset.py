@@ -48,7 +48,7 @@ from data.sampler import SampleKey
 from data.transforms import Preprocess
 from options.schema import Group, OptionError, option
 from util import ranks
-from util.errors import printable
+from util.errors import counted, printable
 from util.seeding import generator, key
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class ClassesDataset(Dataset):
             held = without(held, train.files)
         if ranks.is_first():
             which = histogram(held.labels, held.class_names) or "--val_share of each class is less than one"
-            print(f"held out for validation: {len(held.files)} images ({which})")
+            print(f"held out for validation: {counted(len(held.files), 'image')} ({which})")
         return cls._of_domains(run, train, held, [*bad, *more], size_multiple)
 
     @classmethod

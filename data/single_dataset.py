@@ -42,7 +42,7 @@ from data.transforms import Preprocess, small
 from options.schema import Group, OptionError
 from util import sharing
 from util.engine.loading import Loader
-from util.errors import printable
+from util.errors import counted, printable
 from util.seeding import generator
 
 if TYPE_CHECKING:
@@ -299,8 +299,9 @@ class SingleDataset(Dataset):
         left_out = len(set(self.source_files) & {one.path for one in self._bad})
         names = [printable(one.path.relative_to(self.folder).as_posix()) for one in self._bad]
         note = f", {len(names)} skipped: {shortlist(names)}" if names else ""
-        of, why = (f" of {len(self) + self._beyond}", f" (--num_test {len(self)})") if self._beyond else ("", "")
-        return f"{len(self) - left_out}{of} images {what}{why}{note}"
+        done, why = len(self) - left_out, f" (--num_test {len(self)})" if self._beyond else ""
+        images = f"{done} of {counted(len(self) + self._beyond, 'image')}" if self._beyond else counted(done, "image")
+        return f"{images} {what}{why}{note}"
 
     def _leave_out(self, number: int, bad: BadImage, say: bool = True) -> None:
         if number in self._met:  # by the weights of an earlier epoch

@@ -37,7 +37,7 @@ from data.wsol_splits import FOLDERS, IDS, LABELS, SplitTruth, how_to_prepare, r
 from data.wsol_truth import Ask, WsolBatch, WsolSample, with_truth
 from options.schema import Group, OptionError, fields_of, option, spec_of
 from util import ranks
-from util.errors import printable
+from util.errors import counted, printable
 from util.metrics.wsol import Truth, truth_from
 from util.seeding import generator
 
@@ -155,7 +155,7 @@ class WsolDataset(ClassesDataset):
             else:
                 train = without(train, held.files)
         if ranks.is_first():
-            print(f"held out for validation: {len(held.files)} images of {val or folder}")
+            print(f"held out for validation: {counted(len(held.files), 'image')} of {val or folder}")
         return cls._of_domains(run, train, held, [*bad, *more], size_multiple)
 
     @classmethod
@@ -269,7 +269,7 @@ def _read_domain(
     check_classes(run, labels, found.files)
     known_names = (load_classes(run.folder) if run.experiment.continue_train else None) or _class_names(split.labels)
     if ranks.is_first():
-        print(f"{printable(folder)}: {len(labels)} images of {len(set(labels))} classes")
+        print(f"{printable(folder)}: {counted(len(labels), 'image')} of {counted(len(set(labels)), 'class')}")
     skipped = found.lines if data.on_bad_image == "skip" else []
     return replace(domain, labels=labels, class_names=known_names), skipped
 

@@ -26,8 +26,9 @@ def printable(name: object) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """`1 image`, `2 images`, `3 classes`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
 
 
 def exit_code(main: Callable[[], int]) -> int:

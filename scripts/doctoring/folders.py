@@ -28,7 +28,7 @@ from data.transforms import RESIZERS
 from models import MODELS
 from options.parse import RunOptions
 from scripts.doctoring.report import Report
-from util.errors import UserError, printable
+from util.errors import UserError, counted, printable
 from util.visual.progress import with_bar
 
 FEW = 20  # images of a domain
@@ -113,7 +113,8 @@ def _folder(report: Report, run: RunOptions, root: Path, side: str, advice: Advi
     seen = _pixels(report, found, sizes)
     depth = {"uint8": "8 bits", "uint16": "16 bits", "float32": "float"}[found.depth]
     kinds = " or ".join(str(count) for count in sorted(seen.channels))
-    text = f"{name}: {len(found.files)} images, {common[0]} x {common[1]} (height x width; {times} of them{others})"
+    images = counted(len(found.files), "image")
+    text = f"{name}: {images}, {common[0]} x {common[1]} (height x width; {times} of them{others})"
     text += f", {depth}, {kinds} channel{'' if kinds == '1' else 's'}"
     if len(found.files) < FEW:
         helps = _help_for_few(run, found.depth)

@@ -19,7 +19,7 @@ from options.schema import OptionError
 from scripts.reproducing.data import Prepared, prepare
 from scripts.reproducing.launching import STOPPED, Launch, Quiet, Run, launch, same_settings
 from scripts.reproducing.plan import ARMS, METRICS, SUITES, Arm, Budget, Suite
-from util.errors import UserError
+from util.errors import UserError, counted
 from util.files import write_atomic
 from util.metrics import METRICS as KNOWN_METRICS
 
@@ -233,7 +233,8 @@ def finish_all(stage: Stage, jobs: int, quiet: Quiet) -> dict[str, str]:
     """
     runs = stage.all_runs()
     waiting = [run for run in runs if not run.record.is_file()]
-    say(f"{stage.suite_name}, {stage.name}: {len(runs)} runs, {len(runs) - len(waiting)} of them finished before")
+    done = len(runs) - len(waiting)
+    say(f"{stage.suite_name}, {stage.name}: {counted(len(runs), 'run')}, {done} of them finished before")
     failed: dict[str, str] = {}
     clock = _Clock(len(waiting), jobs)
     if waiting and len(waiting) == len(runs):
