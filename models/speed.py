@@ -15,6 +15,7 @@ from torch import nn
 from models.base import Model
 from models.networks import fast_conv
 from models.networks.blocks import ResnetBlock
+from models.networks.resnet_generator import ResnetGenerator
 from options.groups import Runtime
 from options.schema import OptionError
 
@@ -30,7 +31,7 @@ class Speed:
         fast: whatever helps on the device and is safe there.
         channels_last: channels beside each other in memory.
         compile: residual blocks by torch.compile.
-        checkpoint_blocks: residual blocks keep their input alone.
+        checkpoint_blocks: residual blocks keep their input alone, and a generator of such blocks little else.
         sixteen_bits: forward passes are in 16 bits (--amp).
     """
 
@@ -119,8 +120,10 @@ def _forget(model: Model[Any]) -> None:
             "--checkpoint_blocks: computing a block again would count its images twice in the running statistics of "
             "--normG batch; use --normG instance"
         )
-    for block in blocks:
-        block.forgetful = True
+    for net in model.nets.values():
+        for part in net.modules():
+            if isinstance(part, (ResnetBlock, ResnetGenerator)):
+                part.forgetful = True
 
 
 def _compile(model: Model[Any]) -> list[str]:

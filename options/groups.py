@@ -216,7 +216,7 @@ class Runtime(Group):
     )
     compile: bool = option(False, "residual blocks by torch.compile, where there is a compiler")
     checkpoint_blocks: bool = option(
-        False, "residual blocks keep their input alone and are computed twice: less memory, more time"
+        False, "a ResNet G keeps the inputs of its blocks and little else, and computes the rest twice: less memory"
     )
 
 

@@ -182,8 +182,8 @@ def test_the_gradient_cap_is_measured_once_a_cycle(costs: dict[str, Costs]) -> N
 # --- variants
 
 
-def test_forgetful_blocks_take_forty_percent_off_what_a_generator_keeps() -> None:
-    """Of one pass through all of G: the rest are the layers of full size before and after the blocks."""
+def test_a_forgetful_generator_keeps_an_eighth() -> None:
+    """Of one pass through all of G: the inputs of its blocks and of what doubles, and the padded image."""
     kept = {}
     for name in ("cut", "checkpoint_blocks"):
         subject = Subject(name, SMALL)
@@ -192,15 +192,15 @@ def test_forgetful_blocks_take_forty_percent_off_what_a_generator_keeps() -> Non
             out = net(subject.batch.A)
             kept[name] = saved.bytes
             del out
-    assert kept["checkpoint_blocks"] < 0.61 * kept["cut"]
+    assert kept["checkpoint_blocks"] < 0.13 * kept["cut"]
 
 
-def test_forgetful_blocks_compute_their_forward_pass_once_more(costs: dict[str, Costs]) -> None:
+def test_a_forgetful_generator_computes_its_forward_pass_once_more(costs: dict[str, Costs]) -> None:
     again = count(Subject("checkpoint_blocks", SMALL)).plain
     plain = costs["cut"].plain
-    assert again.saved_peak < plain.saved_peak
+    assert again.saved_peak < 0.61 * plain.saved_peak  # D's share is large at these sizes
     assert again.backward_flops == plain.backward_flops
-    assert plain.forward_flops < again.forward_flops < 1.7 * plain.forward_flops
+    assert plain.forward_flops < again.forward_flops < 1.8 * plain.forward_flops
     assert again.other_flops == plain.other_flops
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Tap(NamedTuple):
@@ -29,6 +30,35 @@ def run_in_order(
             kept[layer] = x
         if layer == last:
             break
+    return x, [kept[layer] for layer in layers]
+
+
+def run_in_parts(
+    modules: Iterable[nn.Module], x: Tensor, layers: Sequence[int], decode: bool, begins: Callable[[nn.Module], bool]
+) -> tuple[Tensor, list[Tensor]]:
+    """`run_in_order`, but a part of the modules keeps its input alone and is computed again for its backward pass.
+
+    A part ends where one of `layers` is read.
+
+    Args:
+        begins: whether a part begins with a module.
+    """
+    parts: list[list[nn.Module]] = [[]]
+    ends: dict[int, int] = {}  # of the layers that are read: after which part
+    for layer, module in enumerate(modules):
+        if parts[-1] and (begins(module) or layer - 1 in layers):
+            parts.append([])
+        parts[-1].append(module)
+        if layer in layers:
+            ends[len(parts) - 1] = layer
+        if not decode and layer == max(layers):
+            break
+    kept: dict[int, Tensor] = {}
+    for number, part in enumerate(parts):
+        # One module keeps hardly more than its input, or it forgets by itself.
+        x = part[0](x) if len(part) == 1 else checkpoint(nn.Sequential(*part), x, use_reentrant=False)
+        if number in ends:
+            kept[ends[number]] = x
     return x, [kept[layer] for layer in layers]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from models.networks.blocks import BlurDownsample, BlurUpsample, ResnetBlock, has_bias, norm_layer
 from models.networks.fast_conv import Conv2d
-from models.networks.generator_base import Generator, Tap, run_in_order
+from models.networks.generator_base import Generator, Tap, run_in_order, run_in_parts
 
 
 class ResnetGenerator(Generator):
@@ -30,7 +31,13 @@ class ResnetGenerator(Generator):
         n_blocks: residual blocks.
         antialias: blur before taking every second sample; else convolutions of stride 2.
         antialias_up: blurred doubling; else transposed convolutions of stride 2.
+
+    Attributes:
+        forgetful: for the backward pass keep the features that are read, the blocks' inputs and those of the doublings,
+            and compute what lies between again.
     """
+
+    forgetful: bool = False
 
     default_layers: ClassVar[tuple[int, ...]] = (0, 4, 8, 12, 16)
     size_multiple: int = 4
@@ -66,6 +73,8 @@ class ResnetGenerator(Generator):
         return 2 * self.size_multiple  # the blocks reflect a border of one position, which takes two
 
     def _run(self, x: Tensor, layers: Sequence[int], decode: bool) -> tuple[Tensor, list[Tensor]]:
+        if self.forgetful and torch.is_grad_enabled():
+            return run_in_parts(self.model, x, layers, decode, begins=_begins_part)
         return run_in_order(self.model, x, layers, decode)
 
     def decode(self, feature: Tensor, layer: int) -> Tensor:
@@ -73,6 +82,10 @@ class ResnetGenerator(Generator):
         for module in self.model[layer + 1 :]:
             feature = module(feature)
         return feature
+
+
+def _begins_part(module: nn.Module) -> bool:
+    return isinstance(module, (ResnetBlock, BlurUpsample, nn.ConvTranspose2d))
 
 
 class _Builder:

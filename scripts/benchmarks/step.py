@@ -53,6 +53,7 @@ VARIANTS = {  # CUT with what makes a step faster or smaller
     "channels_last": ("--channels_last",),
     "compile": ("--compile",),
     "checkpoint_blocks": ("--checkpoint_blocks",),
+    "bf16_checkpoint_blocks": ("--amp", "bf16", "--checkpoint_blocks"),
 }
 CAP_EVERY = 50  # steps between measurements of CUTCAM's gradient cap
 

@@ -36,7 +36,14 @@ def after_two_steps(bench: BenchMaker, wanted: Speed, *flags: str) -> tuple[dict
 
 
 @pytest.mark.parametrize(
-    "flags", [("--model", "cut", "--no_dropout", "False"), ("--model", "cutcam"), ("--model", "cycle_gan")]
+    "flags",
+    [
+        ("--model", "cut", "--no_dropout", "False"),
+        ("--model", "cut", "--no_antialias", "--no_antialias_up", "--nce_layers", "0,2,3,9,12"),
+        ("--model", "cutcam"),
+        ("--model", "srunit", "--inact_epochs", "0"),
+        ("--model", "cycle_gan"),
+    ],
 )
 def test_forgetful_blocks_train_to_the_same_bit(bench: BenchMaker, flags: tuple[str, ...]) -> None:
     plain, _ = after_two_steps(bench, Speed(), *flags)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks import build_discriminator
+from models.networks import build_discriminator, build_generator
 from models.networks.blocks import BlurDownsample, BlurUpsample, ResnetBlock, binomial_kernel
 from models.networks.discriminators import judge_both
 from models.networks.fast_parts import InstanceNorm, filtered, spread
+from models.networks.resnet_generator import ResnetGenerator
 from scripts.benchmarks.counting import SavedTensors
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -159,6 +160,28 @@ def test_a_forgetful_block_keeps_its_input_alone() -> None:
             del out
     assert kept[1] == x.numel() * 4
     assert kept[0] > 4 * kept[1]
+
+
+@pytest.mark.parametrize("layers", [(0, 4, 8, 12, 16), (2, 5), (13,), (20, 25), (0,)])
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_forgetful_generator_is_bit_for_bit_the_same(layers: tuple[int, ...], decode: bool) -> None:
+    """Wherever features are read: they, the image and every gradient."""
+    net, x = build_generator("resnet_4blocks", ngf=4), torch.randn(2, 3, 16, 20)
+    assert isinstance(net, ResnetGenerator)
+    found: list[list[Tensor | None]] = []
+    for forgetful in (False, True):
+        for part in net.modules():
+            if isinstance(part, (ResnetBlock, ResnetGenerator)):
+                part.forgetful = forgetful
+        net.zero_grad()
+        given = x.clone().requires_grad_(True)
+        image, features = net.with_features(given, layers) if decode else (None, net.encode(given, layers))
+        made = [*features, *([] if image is None else [image])]
+        torch.stack([one.square().mean() for one in made]).sum().backward()  # type: ignore[no-untyped-call]
+        found.append([*made, given.grad, *(p.grad for p in net.parameters())])
+    for plain, again in zip(*found, strict=True):
+        assert (plain is None) == (again is None)
+        assert plain is None or again is None or plain.equal(again)
 
 
 # --- one pass of D
