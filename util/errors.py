@@ -57,7 +57,8 @@ def line_of(error: Exception) -> str | None:
             "(0: none) or --batch_size, or free memory"
         )
     if isinstance(error, MemoryError | RuntimeError) and _is_of_memory(error):
-        return "out of memory: lower --batch_size, --crop_size or --ngf, or take --amp bf16"
+        less = "lower --batch_size, --crop_size or --ngf, or take --amp bf16"
+        return f"out of memory: {less}; for training --checkpoint_blocks, too"
     return None
 
 
