@@ -329,7 +329,7 @@ def table(result: dict[str, Any]) -> Iterable[str]:
         "ratio",
         "time",
     )
-    form = "{:<17}{:>8}{:>10}{:>9}{:>10}{:>8}{:>10}{:>8}{:>9}{:>8}{:>7}"
+    form = "{:<23}{:>8}{:>10}{:>9}{:>10}{:>8}{:>10}{:>8}{:>9}{:>8}{:>7}"
     yield form.format(*heads)
     for name, entry in result["models"].items():
         yield form.format(name, *_cells(entry))
