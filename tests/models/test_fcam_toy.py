@@ -60,7 +60,7 @@ def test_pure_seeds_of_a_part_become_the_object() -> None:
     known = {step: slice(BATCH * step, BATCH * (step + 1)) for step in range(STEPS)}
     counts, at = torch.zeros(4), 0
 
-    def look(batch: Tensor, labels: Tensor) -> Seen:
+    def look(batch: Tensor, labels: Tensor, *, checked: bool) -> Seen:
         logits, stages = model.classifier.with_stages(batch)
         return Seen(cams[known[at]], stages, logits, labels)
 
