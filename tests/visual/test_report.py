@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from functools import partial
 from html.parser import HTMLParser
@@ -17,12 +15,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.headless import CHROMIUM, Browser
 from util.visual.embedded import preview
 from util.visual.figures import confusion_figure, figure_bytes
 from util.visual.report import ReportRow, number_text, select_images, write_report
 
 HOSTILE = "<script>document.title='broken'</script>'\"&{{ 7 * 7 }}</script><!--<script>$x\u2028"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), "")
 
 
 def metric(value: float | None, better: str = "", **more: Any) -> dict[str, Any]:
@@ -407,20 +405,19 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return partial(in_browser, folder / "a b#c.html", folder / "profile")
 
 
-def in_browser(page: Path, profile: Path, fragment: str) -> Shown:
-    flags = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--window-size=1000,1400",
-        "--virtual-time-budget=3000",
-        f"--user-data-dir={profile}",
-    )
-    command = [CHROMIUM, *flags, "--dump-dom", page.as_uri() + fragment]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if found.returncode or "<html" not in found.stdout:
-        pytest.skip(f"Chromium does not start here: {found.stderr[-200:]}")
-    return Shown(found.stdout)
+def in_browser(page: Path, profile: Path, fragment: str, ready: str = "true") -> Shown:
+    """The page as it stands once it is loaded and `ready` holds."""
+    browser = Browser(profile)
+    try:
+        browser.page(
+            "Emulation.setDeviceMetricsOverride", width=1000, height=1400, deviceScaleFactor=1, mobile=False
+        )  # high enough for the first pictures to be near
+        browser.page("Page.navigate", url=page.as_uri() + fragment)
+        browser.wait_for("location.protocol === 'file:' && document.readyState === 'complete'")
+        browser.wait_for(ready)
+        return Shown(browser.run("document.documentElement.outerHTML"))
+    finally:
+        browser.close()
 
 
 def by_lpips(numbers: Any, worst_first: bool) -> list[str]:
@@ -429,7 +426,7 @@ def by_lpips(numbers: Any, worst_first: bool) -> list[str]:
 
 
 def test_a_browser_shows_all_in_order_and_loads_only_what_is_near(browse: Any) -> None:
-    seen = browse("")
+    seen = browse("", "document.querySelector('img[src^=\"data:image/\"]')")  # filled once they have been drawn
     assert seen.files == [*(f"{n:02d}.Png" for n in range(59)), HOSTILE.replace("\u2028", "\\u2028")]
     assert seen.count == "60 of 60 shown"
     assert 0 < len(seen.sources) < 120  # two pictures a card
